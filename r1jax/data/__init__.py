@@ -1,0 +1,1 @@
+"""Tokenizer, templates, sources; text only, never jax."""

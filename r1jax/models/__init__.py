@@ -1,0 +1,1 @@
+"""The decoder, its parts, and its configs."""

@@ -1,0 +1,56 @@
+"""The plain records that cross between data, rewards and the loop."""
+
+from typing import Any, NamedTuple
+
+FINISH_REASONS = ("eos", "length", "repetition")
+
+
+class Question(NamedTuple):
+  """One question and what its verifier needs.
+
+  Attributes:
+    id: Unique inside a data set, stable across runs.
+    question: The text that a template wraps into a prompt.
+    answer: The gold answer as the verifier reads it; a number, text, list
+      or dict that JSON can hold.
+    verifier: Name in `rewards.verifiers.VERIFIERS`.
+    language: ISO 639-1 code of the language the answer is wanted in.
+    meta: Anything else a reward or a report may want.
+  """
+
+  id: str
+  question: str
+  answer: Any
+  verifier: str
+  language: str = "en"
+  meta: dict[str, Any] = {}
+
+
+class Response(NamedTuple):
+  """A response as rewards see it.
+
+  Attributes:
+    text: Decoded response, without prompt and end-of-sequence.
+    tokens: Response tokens, the end-of-sequence token counted.
+    finish_reason: One of FINISH_REASONS.
+    think_prefilled: Whether the prompt ended with an opening <think>.
+  """
+
+  text: str
+  tokens: int
+  finish_reason: str
+  think_prefilled: bool = False
+
+
+class Reward(NamedTuple):
+  """A reward's value and why.
+
+  Attributes:
+    value: Unweighted.
+    reason: One line for a reader.
+    status: "ok", "failed" (the grader raised or died) or "timeout".
+  """
+
+  value: float
+  reason: str
+  status: str = "ok"

@@ -1,0 +1,1 @@
+"""Rule rewards and their workers; text only, never jax."""

@@ -1,0 +1,1 @@
+"""The sampler: prefill, decode, slots."""

@@ -1,0 +1,1 @@
+"""Training stages: what a round trains on, on what loss."""
