@@ -1,0 +1,288 @@
+"""Every field a config may have, and the values that contradict each other.
+
+`check` runs before any device is touched and imports no jax. A new field is
+one line in FIELDS, a new contradiction one function in RULES.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ml_collections
+
+from r1jax import config_schema as schema
+from r1jax import registry
+
+# The shortest response that can be right: four tags, a thought, an answer
+# of one token, with an end-of-sequence.
+MIN_RESPONSE_TOKENS = 8
+
+
+_SAMPLING = {
+  "temperature": schema.number(0.0),
+  "top_p": schema.number(0.0, 1.0),
+  "top_k": schema.integer(0),  # 0 keeps every token.
+}
+_SLOTS = {"slots": schema.integer(1), "chunk_tokens": schema.integer(1)}
+_BUDGET = {
+  "max_prompt_tokens": schema.integer(1),
+  "max_response_tokens": schema.integer(1),
+}
+_GRADER = {"workers": schema.integer(1), "timeout_secs": schema.number(0.001)}
+
+_COMMON = {
+  "job": schema.one_of("lm", "grpo", "evaluate"),
+  "seed": schema.integer(0),
+  "model": schema.OPEN,
+  "init": schema.Choice(
+    {
+      "random": {},
+      "bundled": {},
+      "safetensors": {"path": schema.TEXT},
+      "checkpoint": {"path": schema.TEXT},
+    }
+  ),
+  "tokenizer": schema.TEXT,
+  "template": schema.TEXT,
+  "mesh": {
+    "data": schema.integer(1),
+    "fsdp": schema.integer(1),
+    "expert": schema.integer(1),
+    "tensor": schema.integer(1),
+  },
+  "eval_data": schema.EachOf(schema.Choice(None)),
+  "eval_sampling": {
+    **_SAMPLING,
+    "samples_per_question": schema.integer(1),
+    "questions": schema.integer(1),
+  },
+}
+
+_TRAINING = {
+  **_COMMON,
+  "rounds": schema.integer(1),
+  "data": schema.Choice(None),
+  "row_tokens": schema.integer(2),
+  "rows_per_microbatch": schema.integer(1),
+  "optimizer": schema.Choice(
+    dict.fromkeys(("adamw", "sgd")),
+    {
+      "learning_rate": schema.number(0.0),
+      "clip_norm": schema.Kind(
+        "a number of 0 or more, or None",
+        lambda x: x is None or schema.number(0.0).accepts(x),
+      ),
+      "schedule": schema.named("constant", "linear", "cosine"),
+    },
+  ),
+  "checkpoint_every_rounds": schema.integer(1),
+  "keep_checkpoints": schema.integer(1),
+  "eval_every_rounds": schema.integer(0),  # 0 never evaluates.
+  "router_bias_rate": schema.number(0.0),
+  "balance_coef": schema.number(0.0),
+}
+
+FIELDS: dict[str, dict[str, Any]] = {
+  "lm": {**_TRAINING, "sequences_per_round": schema.integer(1)},
+  "grpo": {
+    **_TRAINING,
+    **_BUDGET,
+    "questions_per_round": schema.integer(1),
+    "samples_per_question": schema.integer(1),
+    "updates_per_round": schema.integer(1),
+    "sampling": {**_SAMPLING, **_SLOTS},
+    "loss": schema.named("clipped_surrogate", "gspo", "cispo"),
+    "advantage": schema.named(
+      "group_normalized",
+      "group_centered",
+      "leave_one_out",
+      "batch_normalized",
+    ),
+    "weighting": schema.named("token_mean", "sequence_mean", "fixed_length"),
+    "kl": {
+      "name": schema.one_of("k1", "k2", "k3"),
+      "coef": schema.number(0.0),
+      "where": schema.one_of("loss", "reward"),
+      "importance_weighted": schema.BOOL,
+    },
+    "reference_refresh_rounds": schema.integer(0),  # 0 never refreshes.
+    "dynamic_sampling": schema.BOOL,
+    "dynamic_sampling_max_waves": schema.integer(1),
+    "filter_truncated": schema.BOOL,
+    "importance": schema.named(
+      "none",
+      "token_truncate",
+      "token_mask",
+      "sequence_truncate",
+      "sequence_mask",
+    ),
+    "routing_replay": schema.BOOL,
+    "rewards": schema.EachOf(
+      schema.Choice(None, {"weight": schema.number()}),
+      ("accuracy", "format", "language", "overlong", "repetition"),
+    ),
+    "grader": _GRADER,
+  },
+  "evaluate": {**_COMMON, **_BUDGET, "sampling": _SLOTS, "grader": _GRADER},
+}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError with every problem of a config, one a line.
+
+  Unknown and missing fields, values of a wrong type or out of range, names
+  that no table has, and values that contradict each other.
+  """
+  plain = schema.plain(config)
+  job = plain.get("job")
+  if job not in FIELDS:
+    registry.lookup(FIELDS, job, "config.job")
+  problems = list(schema.problems(plain, FIELDS[job], "config"))
+  if not problems:
+    problems = [p for rule in RULES[job] for p in rule(plain)]
+  if problems:
+    raise ValueError("\n".join(problems))
+
+
+def paths(job: str) -> list[str]:
+  """Dotted names of the fields of a job; a choice counts as one field."""
+  return list(schema.paths(FIELDS[job]))
+
+
+def _mesh_divides_rows(config: dict[str, Any]) -> Iterator[str]:
+  shards = config["mesh"]["data"] * config["mesh"]["fsdp"]
+  rows = config["rows_per_microbatch"]
+  if rows % shards:
+    yield (
+      f"config.rows_per_microbatch is {rows}, which config.mesh.data * "
+      f"config.mesh.fsdp = {shards} does not divide. Set it to a multiple."
+    )
+
+
+def _evaluates_something(config: dict[str, Any]) -> Iterator[str]:
+  every = config.get("eval_every_rounds", 1)
+  if every and not config["eval_data"]:
+    yield (
+      "config.eval_data is empty, so there is nothing to evaluate. Name a "
+      "data set"
+      + (
+        ", or set config.eval_every_rounds to 0." if "rounds" in config else "."
+      )
+    )
+
+
+def _greedy_once(config: dict[str, Any]) -> Iterator[str]:
+  sampling = config["eval_sampling"]
+  samples = sampling["samples_per_question"]
+  if sampling["temperature"] == 0 and samples > 1:
+    yield (
+      f"config.eval_sampling.samples_per_question is {samples} at "
+      "temperature 0, where all are the same. Set it to 1."
+    )
+
+
+def _group_has_two(config: dict[str, Any]) -> Iterator[str]:
+  name = config["advantage"]["name"]
+  if config["samples_per_question"] == 1 and name != "batch_normalized":
+    yield (
+      f"config.samples_per_question is 1, but config.advantage.name {name} "
+      "compares the responses to one question, so every advantage would be "
+      "0. Set it to 2 or more."
+    )
+
+
+def _room_for_the_tags(config: dict[str, Any]) -> Iterator[str]:
+  tokens = config["max_response_tokens"]
+  if tokens < MIN_RESPONSE_TOKENS:
+    yield (
+      f"config.max_response_tokens is {tokens}, but the think and answer tags "
+      f"alone need {MIN_RESPONSE_TOKENS}. Set it to that or more."
+    )
+
+
+def _rows_hold_a_rollout(config: dict[str, Any]) -> Iterator[str]:
+  prompt, response = config["max_prompt_tokens"], config["max_response_tokens"]
+  if prompt + response > config["row_tokens"]:
+    yield (
+      f"config.row_tokens is {config['row_tokens']}, too short for "
+      f"config.max_prompt_tokens + config.max_response_tokens = {prompt} + "
+      f"{response}. Set it to {prompt + response} or more."
+    )
+
+
+def _updates_divide_responses(config: dict[str, Any]) -> Iterator[str]:
+  responses = config["questions_per_round"] * config["samples_per_question"]
+  updates = config["updates_per_round"]
+  if responses % updates:
+    yield (
+      f"config.updates_per_round is {updates}, which does not divide the "
+      f"config.questions_per_round * config.samples_per_question = "
+      f"{responses} responses of a round. Set it to a divisor."
+    )
+
+
+def _samples_the_policy(config: dict[str, Any]) -> Iterator[str]:
+  """The trainer's logprobs are those of the whole softmax at the sampling
+  temperature: whatever cuts it makes the rollout another policy's."""
+  sampling = config["sampling"]
+  why = "for the rollouts to be samples of the policy that is trained"
+  if sampling["temperature"] == 0:
+    yield (
+      "config.sampling.temperature is 0, but must be above 0 for responses "
+      "of a group to differ. Set it to 1.0."
+    )
+  if sampling["top_p"] < 1:
+    yield (
+      f"config.sampling.top_p is {sampling['top_p']}, but must be 1.0 {why}."
+    )
+  if sampling["top_k"] > 0:
+    yield f"config.sampling.top_k is {sampling['top_k']}, but must be 0 {why}."
+
+
+def _kl_is_used(config: dict[str, Any]) -> Iterator[str]:
+  kl, refresh = config["kl"], config["reference_refresh_rounds"]
+  if kl["coef"] == 0 and refresh:
+    yield (
+      f"config.reference_refresh_rounds is {refresh}, but config.kl.coef 0 "
+      "leaves no reference to refresh. Set it to 0."
+    )
+  if kl["where"] == "reward" and kl["importance_weighted"]:
+    yield (
+      "config.kl.importance_weighted is True, but config.kl.where 'reward' "
+      "takes the KL of the policy that sampled, whose weight is 1. Set it "
+      "to False."
+    )
+
+
+def _rewards_count(config: dict[str, Any]) -> Iterator[str]:
+  if not any(reward["weight"] for reward in config["rewards"].values()):
+    yield (
+      "config.rewards has no reward with a weight other than 0, so there is "
+      "nothing to learn from. Add one."
+    )
+
+
+def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
+  if config["routing_replay"] and not config["model"].get("num_experts"):
+    yield (
+      "config.routing_replay is True, but config.model has no experts. Set "
+      "it to False."
+    )
+
+
+_EVALUATION_RULES = [_evaluates_something, _greedy_once]
+RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
+  "lm": [_mesh_divides_rows, *_EVALUATION_RULES],
+  "grpo": [
+    _mesh_divides_rows,
+    *_EVALUATION_RULES,
+    _group_has_two,
+    _room_for_the_tags,
+    _rows_hold_a_rollout,
+    _updates_divide_responses,
+    _samples_the_policy,
+    _kl_is_used,
+    _rewards_count,
+    _experts_to_replay,
+  ],
+  "evaluate": [*_EVALUATION_RULES, _room_for_the_tags],
+}

@@ -1,0 +1,270 @@
+import subprocess
+import sys
+
+import ml_collections
+from absl.testing import absltest, parameterized
+
+from r1jax import advantages, config_check, kl, losses, optim, weighting
+from r1jax.rewards import table
+
+
+def common():
+  return {
+    "seed": 0,
+    "model": {"num_experts": 8},
+    "init": {"name": "bundled"},
+    "tokenizer": "bundled",
+    "template": "zero",
+    "mesh": {"data": 2, "fsdp": 2, "expert": 1, "tensor": 1},
+    "eval_data": [{"name": "countdown", "suite": "countdown"}],
+    "eval_sampling": {
+      "temperature": 0.6,
+      "top_p": 0.95,
+      "top_k": 0,
+      "samples_per_question": 4,
+      "questions": 64,
+    },
+  }
+
+
+def training():
+  return {
+    **common(),
+    "rounds": 10,
+    "data": {"name": "countdown", "size": 100},
+    "row_tokens": 256,
+    "rows_per_microbatch": 8,
+    "optimizer": {
+      "name": "adamw",
+      "learning_rate": 1e-3,
+      "b1": 0.9,
+      "clip_norm": 1.0,
+      "schedule": {"name": "constant", "warmup_updates": 0},
+    },
+    "checkpoint_every_rounds": 5,
+    "keep_checkpoints": 2,
+    "eval_every_rounds": 5,
+    "router_bias_rate": 0.001,
+    "balance_coef": 0.0,
+  }
+
+
+def make_config(job):
+  config = ml_collections.ConfigDict({"job": job})
+  if job == "lm":
+    config.update({**training(), "sequences_per_round": 64})
+  elif job == "evaluate":
+    config.update(
+      {
+        **common(),
+        "max_prompt_tokens": 64,
+        "max_response_tokens": 128,
+        "sampling": {"slots": 16, "chunk_tokens": 8},
+        "grader": {"workers": 1, "timeout_secs": 5.0},
+      }
+    )
+  else:
+    config.update(
+      {
+        **training(),
+        "questions_per_round": 32,
+        "samples_per_question": 8,
+        "updates_per_round": 4,
+        "max_prompt_tokens": 64,
+        "max_response_tokens": 128,
+        "sampling": {
+          "temperature": 1.0,
+          "top_p": 1.0,
+          "top_k": 0,
+          "slots": 16,
+          "chunk_tokens": 8,
+        },
+        "loss": {"name": "gspo", "clip_low": 0.2, "clip_high": 0.2},
+        "advantage": {"name": "group_normalized"},
+        "weighting": {"name": "sequence_mean"},
+        "kl": {
+          "name": "k3",
+          "coef": 0.001,
+          "where": "loss",
+          "importance_weighted": False,
+        },
+        "reference_refresh_rounds": 400,
+        "dynamic_sampling": False,
+        "dynamic_sampling_max_waves": 1,
+        "filter_truncated": False,
+        "importance": {"name": "none"},
+        "routing_replay": False,
+        "rewards": {"accuracy": {"weight": 1.0}, "format": {"weight": 1}},
+        "grader": {"workers": 1, "timeout_secs": 5.0},
+      }
+    )
+  return config
+
+
+def problems(config):
+  try:
+    config_check.check(config)
+  except ValueError as error:
+    return str(error).splitlines()
+  return []
+
+
+class ConfigCheckTest(parameterized.TestCase):
+  @parameterized.parameters("lm", "grpo", "evaluate")
+  def test_a_good_config_passes(self, job):
+    self.assertEqual(problems(make_config(job)), [])
+
+  @parameterized.parameters(
+    (None, "config.job is None. Known: evaluate, grpo, lm."),
+    ("grop", "config.job is 'grop'. Known: .* Did you mean grpo?"),
+  )
+  def test_unknown_job(self, job, message):
+    config = ml_collections.ConfigDict({"job": job})
+    self.assertRegex(problems(config)[0], message)
+
+  @parameterized.parameters("lm", "grpo", "evaluate")
+  def test_every_field_is_asked_for(self, job):
+    for path in config_check.paths(job):
+      config = make_config(job).to_dict()
+      *parents, name = path.split(".")
+      holder = config
+      for parent in parents:
+        holder = holder[parent]
+      del holder[name]
+      if path == "job":
+        continue
+      (line,) = problems(ml_collections.ConfigDict(config))
+      self.assertStartsWith(line, f"config.{path} is missing. Set it")
+
+  @parameterized.parameters("lm", "grpo", "evaluate")
+  def test_a_misspelt_field_is_named_with_the_right_one(self, job):
+    for path in config_check.paths(job):
+      config = make_config(job)
+      *parents, name = path.split(".")
+      holder = config
+      for parent in parents:
+        holder = holder[parent]
+      holder[name[:-1] + "_" + name[-1]] = holder[name]
+      (line,) = problems(config)
+      self.assertRegex(line, r"^config\..* is unknown. Did you mean config\.")
+
+  @parameterized.parameters(
+    ("seed", -1, "config.seed is -1, but must be an integer of 0 or more."),
+    ("seed", True, "must be an integer"),
+    ("rounds", 1.0, "must be an integer"),
+    ("tokenizer", "", "must be a text"),
+    ("mesh", 4, "config.mesh is 4, but must be a dict."),
+    ("mesh.fsdp", 0, "config.mesh.fsdp is 0"),
+    ("model", 3, "must be a dict"),
+    ("balance_coef", float("nan"), "must be a number"),
+    ("balance_coef", "0.1", "must be a number"),
+    ("filter_truncated", 1, "must be True or False"),
+    ("kl.where", "los", "must be one of loss, reward"),
+    ("sampling.top_p", 1.5, "in .0.0, 1.0."),
+    ("loss.name", "grpo", "config.loss.name is 'grpo'. Known: cispo"),
+    ("loss", {"clip_low": 1}, "config.loss.name is None"),
+    ("advantage.name", "leave_one", "Did you mean leave_one_out"),
+    ("optimizer.name", "adam", "config.optimizer.name is 'adam'"),
+    ("optimizer.clip_norm", -1, "or None"),
+    ("optimizer.schedule.name", "cosin", "config.optimizer.schedule.name"),
+    ("init.name", "hub", "config.init.name is 'hub'"),
+    ("init", {"name": "safetensors"}, "config.init.path is missing"),
+    ("init.path", "x", "config.init.path is unknown"),
+    ("rewards.accuracy.weight", None, "rewards.accuracy.weight is None"),
+    ("rewards.lenght", {"weight": 1}, "config.rewards.lenght is unknown"),
+    ("rewards.format", 0.1, "config.rewards.format is 0.1, but must be a dict"),
+    ("eval_data", [{"suite": "x"}], r"config.eval_data\[0\].name is None"),
+    ("eval_data", "countdown", "must be a list"),
+    ("grader.timeout_secs", 0, "config.grader.timeout_secs is 0"),
+  )
+  def test_a_wrong_value_is_named(self, field, value, message):
+    config = make_config("grpo")
+    config = config.to_dict()
+    *parents, name = field.split(".")
+    holder = config
+    for parent in parents:
+      holder = holder[parent]
+    holder[name] = value
+    (line,) = problems(ml_collections.ConfigDict(config))
+    self.assertRegex(line, message)
+    self.assertStartsWith(line, f"config.{field.split('.')[0]}")
+
+  @parameterized.parameters(
+    ({"samples_per_question": 1}, "compares the responses to one question"),
+    ({"max_response_tokens": 7}, "tags alone need 8"),
+    ({"updates_per_round": 7}, "does not divide .* 256 responses"),
+    ({"rows_per_microbatch": 6}, "config.mesh.fsdp = 4 does not divide"),
+    ({"row_tokens": 191}, "64 . 128. Set it to 192 or more"),
+    ({"sampling.top_p": 0.95}, "config.sampling.top_p is 0.95"),
+    ({"sampling.top_k": 50}, "config.sampling.top_k is 50"),
+    ({"sampling.temperature": 0}, "config.sampling.temperature is 0"),
+    ({"kl.coef": 0.0}, "no reference to refresh"),
+    (
+      {"kl.where": "reward", "kl.importance_weighted": True},
+      "config.kl.importance_weighted is True",
+    ),
+    ({"routing_replay": True, "model": {}}, "config.model has no experts"),
+    ({"rewards": {"accuracy": {"weight": 0.0}}}, "nothing to learn from"),
+    ({"eval_data": []}, "set config.eval_every_rounds to 0"),
+    ({"eval_sampling.temperature": 0.0}, "where all are the same"),
+  )
+  def test_a_contradiction_is_named(self, changes, message):
+    config = make_config("grpo").to_dict()
+    for field, value in changes.items():
+      *parents, name = field.split(".")
+      holder = config
+      for parent in parents:
+        holder = holder[parent]
+      holder[name] = value
+    (line,) = problems(ml_collections.ConfigDict(config))
+    self.assertRegex(line, message)
+
+  @parameterized.parameters(
+    {
+      "samples_per_question": 1,
+      "advantage": {"name": "batch_normalized"},
+      "updates_per_round": 1,
+    },
+    {"max_response_tokens": 8, "row_tokens": 72},
+    {"eval_data": [], "eval_every_rounds": 0},
+    {"optimizer": {**training()["optimizer"], "clip_norm": None}},
+  )
+  def test_the_edge_of_what_is_allowed(self, **changes):
+    config = {**make_config("grpo").to_dict(), **changes}
+    self.assertEqual(problems(ml_collections.ConfigDict(config)), [])
+
+  def test_all_problems_at_once_one_a_line(self):
+    config = make_config("grpo")
+    config.seed = -1
+    config.sed = 1
+    del config.grader
+    config.kl.name = "k4"
+    self.assertLen(problems(config), 4)
+    config = make_config("grpo")
+    config.max_response_tokens = 1
+    config.sampling.top_k = 3
+    self.assertLen(problems(config), 2)
+
+  def test_names_are_those_of_the_tables(self):
+    fields = config_check.FIELDS["grpo"]
+    self.assertContainsSubset(fields["loss"].names, losses.LOSSES)
+    self.assertCountEqual(fields["advantage"].names, advantages.ADVANTAGES)
+    self.assertCountEqual(fields["weighting"].names, weighting.WEIGHTINGS)
+    self.assertCountEqual(
+      fields["importance"].names, ["none", *losses.IMPORTANCE]
+    )
+    self.assertCountEqual(fields["rewards"].names, table.REWARDS)
+    self.assertCountEqual(fields["optimizer"].names, optim.OPTIMIZERS)
+    self.assertCountEqual(
+      fields["optimizer"].fields["schedule"].names, optim.SCHEDULES
+    )
+    for name in kl.KL:
+      self.assertTrue(fields["kl"]["name"].accepts(name))
+
+  def test_imports_no_jax(self):
+    code = "import sys, r1jax.config_check; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+if __name__ == "__main__":
+  absltest.main()
