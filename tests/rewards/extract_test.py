@@ -1,0 +1,69 @@
+from absl.testing import absltest, parameterized
+
+from r1jax.rewards import extract
+
+
+class AnswerTextTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ("plain", "<think>a</think><answer> 4 </answer>", "4"),
+    ("no tags", " 4\n", "4"),
+    ("no answer part", "<think>a</think> 4", "4"),
+    ("opening tag in the prompt", "a</think><answer>4</answer>", "4"),
+    ("last of two", "<answer>4</answer><answer>5</answer>", "5"),
+    ("text after it", "<answer>4</answer> or rather 5", "4"),
+    ("nested", "<answer><answer>4</answer>5</answer>", "4"),
+    ("only in thoughts", "<think><answer>4</answer></think>", None),
+    ("only before", "<answer>4</answer><think>a</think>", None),
+    ("thoughts not closed", "<think>it is <answer>4</answer>", None),
+    ("opened again", "<think>a</think><think><answer>4</answer>", None),
+    ("answer not closed", "<think>a</think><answer>4", None),
+    ("last one not closed", "<answer>4</answer><answer>5", None),
+    ("blank", "<think>a</think><answer> \n\u200b</answer>", None),
+    ("empty", "", None),
+    ("other case", "<Answer>4</Answer>", "<Answer>4</Answer>"),
+    ("thoughts in the answer", "<answer>4</think></answer>", "</answer>"),
+  )
+  def test_answer_text(self, text, answer):
+    self.assertEqual(extract.answer_text(text), answer)
+
+  def test_prefilled_thoughts_must_be_closed(self):
+    text = "it is <answer>4</answer>"
+    self.assertEqual(extract.answer_text(text), "4")
+    self.assertIsNone(extract.answer_text(text, think_prefilled=True))
+    self.assertEqual(extract.answer_text("a</think>4", True), "4")
+
+  @parameterized.named_parameters(
+    ("plain", "<think>a</think>4", False, "a"),
+    ("cut off", "<think>a b", False, "a b"),
+    ("prefilled", "a</think>4", True, "a"),
+    ("prefilled and cut off", "a b", True, "a b"),
+    ("to the last end", "<think>a</think>b</think>4", False, "a</think>b"),
+    ("empty", "<think></think>4", False, ""),
+    ("none", "4", False, None),
+    ("end alone", "a</think>4", False, None),
+  )
+  def test_thoughts(self, text, think_prefilled, thoughts):
+    self.assertEqual(extract.thoughts(text, think_prefilled), thoughts)
+
+
+class BlankTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ("nothing", ""),
+    ("white space", " \t\r\n\u3000\u00a0\u2028"),
+    ("zero width", "\u200b\u200c\u200d\u2060\ufeff"),
+    ("soft hyphen and marks", "\u00ad\u202e\ufe0f\u034f"),
+    ("fillers", "\u3164\u115f\u1160\uffa0\u2800"),
+    ("control", "\x00\x07"),
+    ("tags block", "\U000e0041"),
+  )
+  def test_blank(self, text):
+    self.assertTrue(extract.is_blank(text))
+    self.assertFalse(extract.is_blank(text + "." + text))
+
+  @parameterized.parameters("a", "7", "。", "不", "√", "🎉")
+  def test_visible(self, text):
+    self.assertFalse(extract.is_blank(text))
+
+
+if __name__ == "__main__":
+  absltest.main()
