@@ -201,35 +201,42 @@ class Grader:
   def _take(self, each: "_Worker", reply: dict[str, Any]) -> None:
     if "ready" in reply:
       each.is_ready = True
+      return
+    if "began" in reply:
+      each.is_proven = each.has_begun = True
       self._failed_starts = 0
       return
+    each.has_begun = False
     job = each.jobs.popleft()
     assert job.id == reply["id"], (job.id, reply["id"])
     rewards = {n: Reward(*fields) for n, fields in reply["rewards"].items()}
     self._graded[self._keys.pop(job.id)] = rewards
 
   def _bury(self, each: "_Worker") -> None:
-    """Blames the row a dead worker was at; its other rows queue again."""
+    """Blames the row a dead worker was at; its other rows queue again.
+
+    Raises:
+      RuntimeError: If none of the last few workers came to take up a row.
+    """
     code, errors = each.end(0.0)
-    if not each.is_ready:
-      self._failed_starts += 1
-      if self._failed_starts == _MAX_FAILED_STARTS:
-        self._failed_starts = 0
-        raise RuntimeError(
-          f"{_MAX_FAILED_STARTS} workers in a row could not be started; the "
-          f"last ended with {code}: {' '.join(self._command)}\n{errors}"
-        )
-    elif each.jobs:
+    if each.has_begun:
       job = each.jobs.popleft()
       if each.was_late or code == -signal.SIGALRM:
         reason = f"took longer than {self._timeout_secs:g} s"
         reward = Reward(0.0, reason, "timeout")
       else:
         reward = Reward(0.0, f"worker {_ending(code)}", "failed")
-      self._graded[self._keys.pop(job.id)] = dict.fromkeys(
-        self._rewards, reward
-      )
+      row = dict.fromkeys(self._rewards, reward)
+      self._graded[self._keys.pop(job.id)] = row
+    elif not each.is_proven:
+      self._failed_starts += 1
     self._queue.extendleft(reversed(each.jobs))
+    if self._failed_starts >= _MAX_FAILED_STARTS:
+      self._failed_starts = 0
+      raise RuntimeError(
+        f"{_MAX_FAILED_STARTS} workers in a row could not be started; the "
+        f"last {_ending(code)}: {' '.join(self._command)}\n{errors}"
+      )
 
 
 class _Worker:
@@ -249,6 +256,8 @@ class _Worker:
     )
     self.jobs: deque[_Job] = deque()
     self.is_ready = False
+    self.is_proven = False  # It took up some row.
+    self.has_begun = False  # It took up the first of its jobs.
     self.is_dead = False
     self.was_late = False
     self._since = time.monotonic()  # When its present job was first seen.

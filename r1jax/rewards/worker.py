@@ -6,8 +6,10 @@ It says {"ready": true}, then reads from standard input lines of
 
   {"id": 3, "question": [...], "response": [...], "rewards": {name: {...}}}
 
-where the lists are the fields of the records, and answers each line with
+where the lists are the fields of the records, and answers each line when it
+takes it up and when it is done with
 
+  {"began": 3}
   {"id": 3, "rewards": {name: [value, reason, status]}}
 
 It ends when its input does, so it does not outlive its parent. A line that
@@ -87,6 +89,7 @@ def _serve(
     job = json.loads(line)
     question = Question(*job["question"])
     response = Response(*job["response"])
+    reply({"began": job["id"]})
     signal.setitimer(signal.ITIMER_REAL, timeout_secs)
     graded = grade(table, question, response, job["rewards"])
     signal.setitimer(signal.ITIMER_REAL, 0)
