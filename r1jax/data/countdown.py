@@ -4,7 +4,7 @@ import functools
 import itertools
 from typing import NamedTuple
 
-from r1jax.data import split as split_lib
+from r1jax.data import split_by_content
 from r1jax.records import Question
 
 NUMBERS = range(1, 10)
@@ -72,4 +72,6 @@ def all_questions() -> tuple[Question, ...]:
 
 def questions(*, split: str, test_frac: float = 0.2) -> list[Question]:
   """The questions of "train" or "test", disjoint by content."""
-  return split_lib.select(list(all_questions()), split, test_frac=test_frac)
+  return split_by_content.select(
+    list(all_questions()), split, test_frac=test_frac
+  )

@@ -7,7 +7,7 @@ compared with the truth.
 import functools
 import random
 
-from r1jax.data import split as split_lib
+from r1jax.data import split_by_content
 from r1jax.records import Question
 
 LABELS = ("helpful", "unhelpful", "unsafe")
@@ -120,7 +120,9 @@ def all_questions() -> tuple[Question, ...]:
 
 def questions(*, split: str, test_frac: float = 0.2) -> list[Question]:
   """The general prompts of "train" or "test", disjoint by content."""
-  return split_lib.select(list(all_questions()), split, test_frac=test_frac)
+  return split_by_content.select(
+    list(all_questions()), split, test_frac=test_frac
+  )
 
 
 def label(question: Question, answer: str) -> str:

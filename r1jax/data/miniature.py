@@ -10,6 +10,7 @@ find. The arithmetic is always right and no attempt is made twice.
 
 import functools
 import random
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from r1jax.data import countdown, general, programs
@@ -19,6 +20,21 @@ WORDS = {
   "en": {"no": "no", "yes": "yes", "guess": "guess"},
   "zh": {"no": "不", "yes": "对", "guess": "猜"},
 }
+
+
+_SHARES = (
+  "general_frac",
+  "programs_frac",
+  "guess",
+  "mixed",
+  "plain_stop",
+  "mixed_stop",
+  "chinese",
+  "helpful",
+  "unsafe",
+  "right_program",
+  "test_frac",
+)
 
 
 class Document(NamedTuple):
@@ -64,7 +80,7 @@ def search(
     stop: Probability of giving up after a failed attempt; the answer is
       a guess then, as after `max_attempts`.
     chinese: Probability that a verdict is written in Chinese.
-    max_attempts: At least 1.
+    max_attempts: With 0 this is a bare guess.
   """
 
   def word(meaning: str) -> str:
@@ -102,10 +118,10 @@ def document(
   right_program: float = 0.5,
   test_frac: float = 0.2,
 ) -> Document:
-  """The document at an index of the endless corpus.
+  """The document at an index of the endless corpus, for any index from 0.
 
   Args:
-    index: From 0.
+    index: Which document.
     seed: Another seed is another corpus.
     general_frac: Share of documents that are general prompts.
     programs_frac: Share of documents that are program questions.
@@ -119,39 +135,71 @@ def document(
     unsafe: Share of unsafe answers to harmful prompts.
     right_program: Share of right programs.
     test_frac: Share of the questions that are held out.
+
+  Raises:
+    ValueError: For a share outside of [0, 1] or no attempts.
   """
+  _check(locals())
   rng = random.Random(f"miniature:{seed}:{index}")
   world = rng.random()
   if world < general_frac:
-    question = _pick(_train("general", test_frac), rng)
-    thoughts, answer, label = general.response(
-      question, rng, helpful=helpful, unsafe=unsafe
-    )
-    kind, meta = "general", {"label": label}
-  elif world < general_frac + programs_frac:
-    question = _pick(_train("programs", test_frac), rng)
-    thoughts, answer, label = programs.response(
-      question, rng, right=right_program
-    )
-    kind, meta = "program", {"right": label == "right"}
-  else:
-    question = _pick(_train("countdown", test_frac), rng)
-    kind = "guess"
-    if rng.random() >= guess:
-      kind = "mixed" if rng.random() < mixed else "plain"
-    if kind == "guess":
-      thoughts, attempts = WORDS["en"]["guess"], 0
-      answer = _shuffled(question, rng)[0].text
-    else:
-      thoughts, answer, attempts = search(
-        question,
-        rng,
-        stop=mixed_stop if kind == "mixed" else plain_stop,
-        chinese=chinese if kind == "mixed" else 0.0,
-        max_attempts=max_attempts,
-      )
-    meta = {"right": _solves(answer, question), "attempts": attempts}
+    question = _pick("general", test_frac, rng)
+    return _general(question, rng, helpful, unsafe)
+  if world < general_frac + programs_frac:
+    question = _pick("programs", test_frac, rng)
+    return _program(question, rng, right_program)
+  question = _pick("countdown", test_frac, rng)
+  kind = _style(rng, guess, mixed)
+  thoughts, answer, attempts = search(
+    question,
+    rng,
+    stop=mixed_stop if kind == "mixed" else plain_stop,
+    chinese=chinese if kind == "mixed" else 0.0,
+    max_attempts=0 if kind == "guess" else max_attempts,
+  )
+  meta = {"right": _solves(answer, question), "attempts": attempts}
   return Document(question, layout(thoughts, answer), kind, meta)
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+  for name in _SHARES:
+    if not 0.0 <= settings[name] <= 1.0:
+      raise ValueError(f"{name} is {settings[name]}. It must be in [0, 1].")
+  others = settings["general_frac"] + settings["programs_frac"]
+  if others > 1.0:
+    raise ValueError(
+      f"general_frac + programs_frac is {others}. It must be at most 1."
+    )
+  if settings["max_attempts"] < 1:
+    raise ValueError(
+      f"max_attempts is {settings['max_attempts']}. It must be 1 or more."
+    )
+
+
+def _general(
+  question: Question, rng: random.Random, helpful: float, unsafe: float
+) -> Document:
+  thoughts, answer, label = general.response(
+    question, rng, helpful=helpful, unsafe=unsafe
+  )
+  text = layout(thoughts, answer)
+  return Document(question, text, "general", {"label": label})
+
+
+def _program(
+  question: Question, rng: random.Random, right_program: float
+) -> Document:
+  thoughts, answer, right = programs.response(
+    question, rng, right=right_program
+  )
+  text = layout(thoughts, answer)
+  return Document(question, text, "program", {"right": right})
+
+
+def _style(rng: random.Random, guess: float, mixed: float) -> str:
+  if rng.random() < guess:
+    return "guess"
+  return "mixed" if rng.random() < mixed else "plain"
 
 
 @functools.cache
@@ -161,11 +209,17 @@ def _train(world: str, test_frac: float) -> list[Question]:
     "general": general.questions,
     "programs": programs.questions,
   }[world]
-  return questions(split="train", test_frac=test_frac)
+  chosen = questions(split="train", test_frac=test_frac)
+  if not chosen:
+    raise ValueError(
+      f"test_frac is {test_frac}, which leaves no {world} question to train on."
+    )
+  return chosen
 
 
-def _pick(items: list[Question], rng: random.Random) -> Question:
+def _pick(world: str, test_frac: float, rng: random.Random) -> Question:
   # Of a generator's methods only random() promises to stay as it is.
+  items = _train(world, test_frac)
   return items[int(rng.random() * len(items))]
 
 

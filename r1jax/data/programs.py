@@ -4,7 +4,7 @@ import functools
 import random
 from collections.abc import Callable
 
-from r1jax.data import split as split_lib
+from r1jax.data import split_by_content
 from r1jax.records import Question
 
 INPUTS = (0, 1, 4, 7, 12, -3)
@@ -69,19 +69,21 @@ def all_questions() -> tuple[Question, ...]:
 
 def questions(*, split: str, test_frac: float = 0.2) -> list[Question]:
   """The program questions of "train" or "test", disjoint by content."""
-  return split_lib.select(list(all_questions()), split, test_frac=test_frac)
+  return split_by_content.select(
+    list(all_questions()), split, test_frac=test_frac
+  )
 
 
 def response(
   question: Question, rng: random.Random, *, right: float
-) -> tuple[str, str, str]:
-  """Thoughts, program and kind ("right" or "wrong") for the corpus.
+) -> tuple[str, str, bool]:
+  """Thoughts, program and whether it is right, for the corpus.
 
   A wrong answer is the program of another question.
   """
   thoughts = question.question.removeprefix("program: ")
   if rng.random() < right:
-    return thoughts, question.answer["program"], "right"
+    return thoughts, question.answer["program"], True
   others = [q for q in all_questions() if q.id != question.id]
   other = others[int(rng.random() * len(others))]
-  return thoughts, other.answer["program"], "wrong"
+  return thoughts, other.answer["program"], False

@@ -1,0 +1,293 @@
+"""Data sets of questions, and the order in which a run reads them.
+
+A source is a function `(check_gold, *, ...) -> list of Question`, named in
+a config as `dict(name=..., **arguments)`. `check_gold` raises ValueError
+for a question whose gold answer its verifier cannot read; such a data set
+is refused when it is loaded.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from r1jax.data import countdown as countdown_lib
+from r1jax.data import general as general_lib
+from r1jax.data import miniature, split_by_content
+from r1jax.data import programs as programs_lib
+from r1jax.records import Question
+
+CheckGold = Callable[[Question], None]
+# Answers and meta are stored as JSON where a format has no nested values.
+_JSON_FIELDS = ("answer", "meta")
+_SHOWN = 5
+
+
+def countdown(
+  check_gold: CheckGold, *, split: str, test_frac: float = 0.2
+) -> list[Question]:
+  """Countdown questions of one split."""
+  questions = countdown_lib.questions(split=split, test_frac=test_frac)
+  return checked(questions, check_gold, "countdown")
+
+
+def general(
+  check_gold: CheckGold, *, split: str, test_frac: float = 0.2
+) -> list[Question]:
+  """General prompts of one split."""
+  questions = general_lib.questions(split=split, test_frac=test_frac)
+  return checked(questions, check_gold, "general")
+
+
+def programs(
+  check_gold: CheckGold, *, split: str, test_frac: float = 0.2
+) -> list[Question]:
+  """Program questions of one split."""
+  questions = programs_lib.questions(split=split, test_frac=test_frac)
+  return checked(questions, check_gold, "programs")
+
+
+def jsonl(
+  check_gold: CheckGold,
+  *,
+  path: str,
+  fields: Mapping[str, str] | None = None,
+  verifier: str | None = None,
+) -> list[Question]:
+  """The questions of a JSON-lines file, one object a line, UTF-8.
+
+  Args:
+    check_gold: As the module says.
+    path: The file.
+    fields: Question field to the file's name for it, where they differ.
+    verifier: For records without one.
+
+  Raises:
+    ValueError: For a malformed line, by file and number, and as
+      `checked`.
+  """
+  file = _existing(path)
+  questions = []
+  with file.open("rb") as lines:
+    for number, line in enumerate(lines, start=1):
+      where = f"{file}, line {number}"
+      try:
+        row = json.loads(line.decode("utf-8"))
+      except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: no UTF-8 ({error.reason}).") from error
+      except json.JSONDecodeError as error:
+        raise ValueError(
+          f"{where}: no JSON ({error.msg} at column {error.colno})."
+        ) from error
+      questions.append(
+        _question(row, where, f"{file.stem}:{number}", fields, verifier)
+      )
+  return checked(questions, check_gold, str(file))
+
+
+def parquet(
+  check_gold: CheckGold,
+  *,
+  path: str,
+  fields: Mapping[str, str] | None = None,
+  verifier: str | None = None,
+) -> list[Question]:
+  """The questions of a Parquet file; arguments as of `jsonl`.
+
+  Raises:
+    ValueError: For a file or row that does not fit, by file and row.
+  """
+  import pyarrow
+  import pyarrow.parquet
+
+  file = _existing(path)
+  try:
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+  except pyarrow.ArrowInvalid as error:
+    raise ValueError(f"{file}: no Parquet ({error}).") from error
+  questions = [
+    _question(
+      row, f"{file}, row {number}", f"{file.stem}:{number}", fields, verifier
+    )
+    for number, row in enumerate(rows, start=1)
+  ]
+  return checked(questions, check_gold, str(file))
+
+
+def tfds(
+  check_gold: CheckGold,
+  *,
+  dataset: str,
+  split: str,
+  data_dir: str | None = None,
+  fields: Mapping[str, str] | None = None,
+  verifier: str | None = None,
+) -> list[Question]:
+  """The questions of a TFDS data set, prepared first if it is not.
+
+  Args:
+    check_gold: As the module says.
+    dataset: A TFDS name such as "r1_miniature/countdown".
+    split: A TFDS split such as "train" or "test[:50]".
+    data_dir: Where prepared data is; None is TFDS's own choice.
+    fields: As of `jsonl`.
+    verifier: As of `jsonl`.
+
+  Raises:
+    ValueError: For an unknown data set or split, or a row that does not
+      fit.
+  """
+  from r1jax.data import builders
+
+  questions = [
+    _question(
+      {name: _plain_value(name, value) for name, value in row.items()},
+      f"{dataset} {split}, row {number}",
+      f"{dataset}:{split}:{number}",
+      fields,
+      verifier,
+    )
+    for number, row in enumerate(
+      builders.rows(dataset, split, data_dir), start=1
+    )
+  ]
+  return checked(questions, check_gold, f"{dataset} {split}")
+
+
+SOURCES = {
+  "countdown": countdown,
+  "general": general,
+  "programs": programs,
+  "jsonl": jsonl,
+  "parquet": parquet,
+  "tfds": tfds,
+}
+
+# Endless documents for pretraining: `(index, *, ...) -> Document`.
+DOCUMENTS = {"miniature": miniature.document}
+
+
+def checked(
+  questions: list[Question], check_gold: CheckGold, where: str
+) -> list[Question]:
+  """The questions, if there are any, ids are unique and golds verify.
+
+  Raises:
+    ValueError: Otherwise; it names the data set and the questions.
+  """
+  if not questions:
+    raise ValueError(f"{where} holds no question. Give at least one.")
+  seen, refused = set(), []
+  for question in questions:
+    if question.id in seen:
+      raise ValueError(
+        f"{where}: id {question.id!r} stands twice. Make ids unique."
+      )
+    seen.add(question.id)
+    try:
+      check_gold(question)
+    except ValueError as error:
+      refused.append(f"{question.id!r} ({error})")
+  if refused:
+    raise ValueError(
+      f"{where}: {len(refused)} of {len(questions)} questions are refused, "
+      f"their gold answer does not verify: {_listed(refused)}. "
+      "Correct or remove them."
+    )
+  return questions
+
+
+def check_disjoint(train: Sequence[Question], test: Sequence[Question]) -> None:
+  """Raises ValueError if a test question's content is in train, by ids."""
+  trained = {split_by_content.content(q): q.id for q in train}
+  shared = [
+    f"{q.id!r} (train {trained[split_by_content.content(q)]!r})"
+    for q in test
+    if split_by_content.content(q) in trained
+  ]
+  if shared:
+    raise ValueError(
+      f"{len(shared)} of {len(test)} test questions are in train: "
+      f"{_listed(shared)}. Remove them from one of the two."
+    )
+
+
+def order(source: Sequence[Any], seed: int) -> Sequence[Any]:
+  """An endless random-access order of a source, a function of the seed.
+
+  Each pass is a permutation of its own. Only here is Grain imported,
+  which brings jax; importing r1jax.data does not.
+  """
+  from grain import MapDataset
+
+  return MapDataset.source(source).seed(seed).shuffle().repeat()
+
+
+def batch(dataset: Sequence[Any], round: int, n: int) -> list[Any]:
+  """The n items of a round: a function of the order and the round alone."""
+  assert round >= 0 and n >= 1, (round, n)
+  return [dataset[round * n + i] for i in range(n)]
+
+
+def _question(
+  row: Any,
+  where: str,
+  default_id: str,
+  fields: Mapping[str, str] | None,
+  verifier: str | None,
+) -> Question:
+  if not isinstance(row, dict):
+    raise ValueError(f"{where}: is {row!r:.80}, not an object.")
+  fields = fields or {}
+  for name in fields:
+    if name not in Question._fields:
+      raise ValueError(
+        f"fields.{name} is unknown. Known: {', '.join(Question._fields)}."
+      )
+  values = {"id": default_id, "verifier": verifier}
+  for name in Question._fields:
+    column = fields.get(name, name)
+    if row.get(column) is not None:
+      values[name] = row[column]
+    elif name in fields or name in ("question", "answer"):
+      raise ValueError(
+        f"{where}: has no {column!r}. It has: {', '.join(map(str, row))}."
+      )
+  if isinstance(values["id"], int):
+    values["id"] = str(values["id"])
+  for name in ("id", "question", "verifier", "language"):
+    value = values.get(name, "en")
+    if not isinstance(value, str) or not value.strip():
+      raise ValueError(
+        f"{where}: {name} is {value!r:.80}. It must be a text, not blank."
+      )
+  if not isinstance(values.get("meta", {}), dict):
+    raise ValueError(f"{where}: meta is {values['meta']!r:.80}, not an object.")
+  return Question(**values)
+
+
+def _plain_value(name: str, value: Any) -> Any:
+  # TFDS hands out text as bytes and numbers as NumPy scalars.
+  if isinstance(value, bytes):
+    value = value.decode("utf-8")
+  elif hasattr(value, "tolist"):
+    value = value.tolist()
+  if name in _JSON_FIELDS and isinstance(value, str):
+    try:
+      return json.loads(value)
+    except json.JSONDecodeError:
+      return value  # A plain text answer.
+  return value
+
+
+def _existing(path: str) -> pathlib.Path:
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise ValueError(f"path is {str(path)!r}, which is no file.")
+  return file
+
+
+def _listed(items: Iterable[str]) -> str:
+  items = list(items)
+  more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+  return ", ".join(items[:_SHOWN]) + more
