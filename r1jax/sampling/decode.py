@@ -1,0 +1,295 @@
+"""Prefill, insert and decode on fixed shapes; pure, to be jitted."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.models import transformer
+from r1jax.models.attention import Context, packed_mask
+from r1jax.models.config import ModelConfig
+from r1jax.sampling import logits as logits_lib
+
+RUNNING, EOS, LENGTH, REPETITION = range(4)
+CONFIDENT = 0.99  # MiniMax-M1 (arXiv:2506.13585), §5: early truncation.
+
+
+class Settings(NamedTuple):
+  """What of sampling is compiled in.
+
+  Attributes:
+    temperature, top_k, top_p: See `logits.sample`.
+    eos_id: Ends a response, and belongs to it.
+    chunk_tokens: Most tokens a slot decodes between visits of the host.
+    min_response_tokens: No end of sequence before this many tokens.
+    repetition_tokens: Ends a response after so many tokens in a row with
+      probability above 0.99; 0 is off.
+  """
+
+  temperature: float
+  top_k: int
+  top_p: float
+  eos_id: int
+  chunk_tokens: int
+  min_response_tokens: int
+  repetition_tokens: int
+
+
+class Slots(NamedTuple):
+  """The rows being decoded.
+
+  Attributes:
+    caches: By stack and layer, rows first and columns on axis -2.
+    tokens_B: The token to feed next, the last one known.
+    positions_B: Its position, which is its cache column.
+    steps_B: Response tokens drawn so far.
+    limits_B: Response tokens at which the row ends.
+    streaks_B: Confident tokens in a row.
+    finish_B: RUNNING, or why the row ended; free slots are not running.
+    keys_B: Key of the response; token t is drawn with fold_in(key, t).
+  """
+
+  caches: Any
+  tokens_B: jax.Array
+  positions_B: jax.Array
+  steps_B: jax.Array
+  limits_B: jax.Array
+  streaks_B: jax.Array
+  finish_B: jax.Array
+  keys_B: jax.Array
+
+
+class Chunk(NamedTuple):
+  """What a decode call drew; row b's tokens are the first emitted_B[b]."""
+
+  tokens_BX: jax.Array
+  logprobs_BX: jax.Array
+  experts_BXLP: jax.Array
+  emitted_B: jax.Array
+  finish_B: jax.Array
+  steps: jax.Array
+
+
+def response_keys(
+  key: jax.Array, questions_B: jax.Array, samples_B: jax.Array
+) -> jax.Array:
+  """fold_in(fold_in(key, question), sample) of each row."""
+
+  def one(question, sample):
+    return jax.random.fold_in(jax.random.fold_in(key, question), sample)
+
+  return jax.vmap(one)(questions_B, samples_B)
+
+
+def prefill(
+  config: ModelConfig, params: Any, buffers: Any, tokens_BT: jax.Array
+) -> Any:
+  """The prompts' caches.
+
+  Rows may be longer than their prompt: a token sees only those before it,
+  and columns behind the prompt are overwritten before they are seen.
+  """
+  B, T = tokens_BT.shape
+  positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
+  ones_BT = jnp.ones((B, T), jnp.int32)
+  model = transformer.Transformer(config, unrolled=True, keep_cache=True)
+  context = Context(positions_BT, packed_mask(ones_BT))
+  variables = {"params": params, "buffers": buffers}
+  return model.apply(variables, tokens_BT, context).caches
+
+
+def empty_slots(
+  config: ModelConfig, params: Any, buffers: Any, slots: int, columns: int
+) -> Slots:
+  """Slots that all are free."""
+  tokens_BT = jax.ShapeDtypeStruct((slots, columns), jnp.int32)
+  shapes = jax.eval_shape(
+    lambda p, b, t: prefill(config, p, b, t), params, buffers, tokens_BT
+  )
+  caches = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def zeros_B():  # Each its own buffer, since slots are donated.
+    return jnp.zeros((slots,), jnp.int32)
+
+  return Slots(
+    caches,
+    tokens_B=zeros_B(),
+    positions_B=zeros_B(),
+    steps_B=zeros_B(),
+    limits_B=zeros_B(),
+    streaks_B=zeros_B(),
+    finish_B=jnp.full((slots,), LENGTH, jnp.int32),
+    keys_B=jax.random.split(jax.random.key(0), slots),
+  )
+
+
+def insert(
+  slots: Slots,
+  prompt_caches: Any,
+  chosen_B: jax.Array,
+  rows_B: jax.Array,
+  last_tokens_B: jax.Array,
+  lengths_B: jax.Array,
+  limits_B: jax.Array,
+  keys_B: jax.Array,
+) -> Slots:
+  """The slots with new prompts where `chosen_B`; other rows unchanged.
+
+  Args:
+    prompt_caches: Of `prefill`.
+    rows_B: Which prefilled row goes into the slot.
+    last_tokens_B: The prompt's last token; it is fed first, so that the
+      first response token comes from the same program as the others.
+    lengths_B: Prompt tokens.
+    limits_B: Response tokens at which the row ends.
+    keys_B: Of `response_keys`.
+  """
+
+  def place(cache, prompt):
+    new = prompt[rows_B]
+    width = new.shape[-2]
+    mask = chosen_B.reshape(-1, *[1] * (cache.ndim - 1))
+    head = jnp.where(mask, new, cache[..., :width, :])
+    start = (0,) * cache.ndim
+    return jax.lax.dynamic_update_slice(cache, head, start)
+
+  def choose(new, old):
+    return jnp.where(chosen_B, new, old)
+
+  zeros_B = jnp.zeros_like(slots.steps_B)
+  keys_B = jax.random.wrap_key_data(
+    jnp.where(
+      chosen_B[:, None],
+      jax.random.key_data(keys_B),
+      jax.random.key_data(slots.keys_B),
+    )
+  )
+  return Slots(
+    jax.tree.map(place, slots.caches, prompt_caches),
+    tokens_B=choose(last_tokens_B, slots.tokens_B),
+    positions_B=choose(lengths_B - 1, slots.positions_B),
+    steps_B=choose(zeros_B, slots.steps_B),
+    limits_B=choose(limits_B, slots.limits_B),
+    streaks_B=choose(zeros_B, slots.streaks_B),
+    finish_B=choose(zeros_B + RUNNING, slots.finish_B),
+    keys_B=keys_B,
+  )
+
+
+def decode(
+  config: ModelConfig,
+  settings: Settings,
+  params: Any,
+  buffers: Any,
+  slots: Slots,
+  patience: jax.Array,
+) -> tuple[Slots, Chunk]:
+  """The slots after at most `chunk_tokens` steps, and what was drawn.
+
+  Returns earlier when no row runs, or when `patience` rows that ran at
+  the start have ended and may be refilled.
+  """
+  B = slots.tokens_B.shape[0]
+  X = settings.chunk_tokens
+  L, P = config.num_moe_layers, config.experts_per_token
+  running = jnp.sum(slots.finish_B == RUNNING)
+  start_B = slots.steps_B
+  model = transformer.Transformer(
+    config, unrolled=True, keep_cache=True, moe_impl="dense"
+  )
+  variables = {"params": params, "buffers": buffers}
+
+  def proceed(carry):
+    step, slots = carry[0], carry[1]
+    left = jnp.sum(slots.finish_B == RUNNING)
+    return (step < X) & (left > 0) & (running - left < patience)
+
+  def advance(carry):
+    step, slots, tokens_BX, logprobs_BX, experts_BXLP = carry
+    hidden_BD, caches, experts_BLP = _forward(model, variables, slots)
+    logits_BV = model.apply(variables, hidden_BD, method="logits")
+    slots, token_B, logprob_B = _draw(logits_BV, slots, settings)
+    slots = slots._replace(caches=caches)
+    column = (jnp.zeros_like(step), step)
+    tokens_BX = jax.lax.dynamic_update_slice(
+      tokens_BX, token_B[:, None], column
+    )
+    logprobs_BX = jax.lax.dynamic_update_slice(
+      logprobs_BX, logprob_B[:, None], column
+    )
+    if L:
+      experts_BXLP = jax.lax.dynamic_update_slice(
+        experts_BXLP, experts_BLP[:, None], column + (0, 0)
+      )
+    return step + 1, slots, tokens_BX, logprobs_BX, experts_BXLP
+
+  carry = (
+    jnp.int32(0),
+    slots,
+    jnp.zeros((B, X), jnp.int32),
+    jnp.zeros((B, X), jnp.float32),
+    jnp.zeros((B, X, L, P), jnp.int32),
+  )
+  step, slots, tokens_BX, logprobs_BX, experts_BXLP = jax.lax.while_loop(
+    proceed, advance, carry
+  )
+  emitted_B = slots.steps_B - start_B
+  chunk = Chunk(
+    tokens_BX, logprobs_BX, experts_BXLP, emitted_B, slots.finish_B, step
+  )
+  return slots, chunk
+
+
+def _forward(model, variables, slots):
+  """Hidden state, caches and picked experts of one token a row."""
+  columns = _columns(slots.caches)
+  positions_B1 = slots.positions_B[:, None]
+  mask_B1S = jnp.arange(columns)[None, None] <= positions_B1[:, :, None]
+  out = model.apply(
+    variables,
+    slots.tokens_B[:, None],
+    Context(positions_B1, mask_B1S),
+    slots.caches,
+  )
+  experts_BLP = None
+  if out.report is not None:
+    experts_BLP = out.report.experts_BTP[:, :, 0].transpose(1, 0, 2)
+  return out.hidden_BTD[:, 0], out.caches, experts_BLP
+
+
+def _columns(caches) -> int:
+  return jax.tree.leaves(caches)[0].shape[-2]
+
+
+def _draw(logits_BV, slots, settings):
+  """The slots a token further, that token, and its log-probability."""
+  V = logits_BV.shape[1]
+  if settings.min_response_tokens:
+    early_B = slots.steps_B + 1 < settings.min_response_tokens
+    is_eos_1V = (jnp.arange(V) == settings.eos_id)[None]
+    logits_BV = jnp.where(early_B[:, None] & is_eos_1V, -1e30, logits_BV)
+  keys_B = jax.vmap(jax.random.fold_in)(slots.keys_B, slots.steps_B)
+  token_B, logprob_B = logits_lib.sample(
+    keys_B,
+    logits_BV,
+    temperature=settings.temperature,
+    top_k=settings.top_k,
+    top_p=settings.top_p,
+  )
+  running_B = slots.finish_B == RUNNING
+  steps_B = slots.steps_B + running_B
+  confident_B = logprob_B > jnp.log(CONFIDENT)
+  streaks_B = jnp.where(confident_B, slots.streaks_B + 1, 0)
+  finish_B = jnp.where(steps_B >= slots.limits_B, LENGTH, RUNNING)
+  if settings.repetition_tokens:
+    repeats_B = streaks_B >= settings.repetition_tokens
+    finish_B = jnp.where(repeats_B, REPETITION, finish_B)
+  finish_B = jnp.where(token_B == settings.eos_id, EOS, finish_B)
+  slots = slots._replace(
+    tokens_B=jnp.where(running_B, token_B, slots.tokens_B),
+    positions_B=slots.positions_B + running_B,
+    steps_B=steps_B,
+    streaks_B=streaks_B,
+    finish_B=jnp.where(running_B, finish_B, slots.finish_B),
+  )
+  return slots, token_B, logprob_B
