@@ -159,14 +159,14 @@ def _mesh_divides_rows(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _evaluates_something(config: dict[str, Any]) -> Iterator[str]:
-  every = config.get("eval_every_rounds", 1)
-  if every and not config["eval_data"]:
+  if config["eval_data"]:
+    return
+  if config["job"] == "evaluate":
+    yield "config.eval_data is empty. Name a data set to evaluate on."
+  elif config["eval_every_rounds"]:
     yield (
-      "config.eval_data is empty, so there is nothing to evaluate. Name a "
-      "data set"
-      + (
-        ", or set config.eval_every_rounds to 0." if "rounds" in config else "."
-      )
+      f"config.eval_every_rounds is {config['eval_every_rounds']}, but "
+      "config.eval_data is empty. Set it to 0, or name a data set."
     )
 
 

@@ -107,7 +107,7 @@ def make(
   optimizer = registry.make(OPTIMIZERS, choice, "config.optimizer")
   field = "config.optimizer.schedule"
   fraction = registry.make(SCHEDULES, config["schedule"], field)
-  warmup_updates = config["schedule"].get("warmup_updates", 0)
+  warmup_updates = fraction.keywords.get("warmup_updates", 0)
   if warmup_updates >= total_updates:
     raise ValueError(
       f"{field}.warmup_updates is {warmup_updates}, but the run has "

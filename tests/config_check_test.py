@@ -205,7 +205,7 @@ class ConfigCheckTest(parameterized.TestCase):
     ),
     ({"routing_replay": True, "model": {}}, "config.model has no experts"),
     ({"rewards": {"accuracy": {"weight": 0.0}}}, "nothing to learn from"),
-    ({"eval_data": []}, "set config.eval_every_rounds to 0"),
+    ({"eval_data": []}, "config.eval_data is empty. Set it to 0"),
     ({"eval_sampling.temperature": 0.0}, "where all are the same"),
   )
   def test_a_contradiction_is_named(self, changes, message):
@@ -232,6 +232,12 @@ class ConfigCheckTest(parameterized.TestCase):
   def test_the_edge_of_what_is_allowed(self, **changes):
     config = {**make_config("grpo").to_dict(), **changes}
     self.assertEqual(problems(ml_collections.ConfigDict(config)), [])
+
+  def test_an_evaluation_needs_data(self):
+    config = make_config("evaluate")
+    config.eval_data = []
+    (line,) = problems(config)
+    self.assertStartsWith(line, "config.eval_data is empty.")
 
   def test_all_problems_at_once_one_a_line(self):
     config = make_config("grpo")

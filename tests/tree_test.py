@@ -58,7 +58,7 @@ class TreeTest(parameterized.TestCase):
     seen = {tree.digest(x)}
     for i in range(5):
       for j in range(7):
-        seen.add(tree.digest(x.at[i, j].set(1)))
+        seen.add(tree.digest(x.at[i, j].set(jnp.ones((), dtype))))
     self.assertLen(seen, 36)
 
   def test_every_bit_counts(self):

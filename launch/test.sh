@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Runs the tests: ./launch/test.sh [arguments of pytest]
+# Installs into .venv first, if setup.py changed since the last time.
+set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+install "test"
+cd "$root"
+exec .venv/bin/python -m pytest "$@"

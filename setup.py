@@ -1,0 +1,71 @@
+"""Packaging of r1jax; `launch/local.sh` runs it for you."""
+
+import sys
+
+# This much runs on every Python, so that an old one says so in one line.
+if sys.version_info < (3, 11):  # noqa: UP036
+  sys.exit(
+    "r1jax needs Python 3.11 or newer, this is {}.{}. Install a newer one and "
+    "run the same with it.".format(*sys.version_info)
+  )
+
+import setuptools
+
+DEPENDENCIES = [
+  "absl-py>=2.1",
+  "chex>=0.1.91",
+  "flax>=0.12.8,<0.13",
+  "grain>=0.2.14,<0.3",  # Random access to data: a function of (seed, round).
+  "importlib_resources",  # tensorflow-datasets imports it, but asks not for it.
+  "jax>=0.10.2,<0.11",  # Saved numbers and compiled programs change by minor.
+  "math-verify>=0.9,<0.10",  # Its verdicts change by minor.
+  "matplotlib",
+  "ml-collections>=1.1",
+  "numpy>=2.0",
+  "optax>=0.2.8,<0.3",
+  "orbax-checkpoint>=0.12,<0.13",  # What it raises for damage differs.
+  "pyarrow",  # Parquet sources; Grain imports it for them.
+  "rich",
+  "safetensors",
+  "sentencepiece>=0.2",
+  "tensorboardX>=2.6",  # TensorBoard files without TensorFlow.
+  "tensorflow-datasets>=4.9.9",  # As array records; TensorFlow not needed.
+]
+
+EXTRAS = {
+  "test": [
+    "hypothesis",
+    "pytest>=8",
+    "pytest-xdist",
+    "ruff>=0.17,<0.18",  # Another minor formats differently.
+  ],
+  "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+  "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+  "hf": ["transformers>=5"],  # Tokenizers and chat templates.
+  "reasoning": ["reasoning-gym"],  # Procedural tasks with verifiers.
+  "search": ["mctx"],
+  "parity": ["torch==2.13.0", "transformers>=5"],  # The reference, on a CPU.
+  "plan": ["libtpu==0.0.42.*"],  # jax 0.10.2's; compiles with no TPU there.
+}
+
+
+def version():
+  """The package's version; importing it would need what is to be installed."""
+  with open("r1jax/__init__.py", encoding="utf-8") as file:
+    for line in file:
+      if line.startswith("__version__"):
+        return line.split('"')[1]
+  raise RuntimeError("r1jax/__init__.py has no __version__")
+
+
+setuptools.setup(
+  name="r1jax",
+  version=version(),
+  description="The training recipe of DeepSeek-R1 in JAX",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["r1jax", "r1jax.*"]),
+  package_data={"r1jax": ["assets/*"]},
+  install_requires=DEPENDENCIES,
+  extras_require=EXTRAS,
+)
