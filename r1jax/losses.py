@@ -186,8 +186,8 @@ def log_ratio(
   """log pi / pi_old, 0 outside of the mask; no gradient through pi_old.
 
   With old_logprobs_BT None pi_old is pi: the value is 0, the gradient pi's.
-  Both terms are masked before anything is computed from them, so whatever the
-  rest holds reaches neither values nor gradients.
+  Both terms are masked before anything is computed from them: to mask a result
+  is too late for its gradient, where 0 times the slope of an infinity is NaN.
   """
   _check_arrays(logprobs_BT, mask_BT)
   if old_logprobs_BT is None:
@@ -246,7 +246,7 @@ def sequence_truncate(
   Without bias below the cap, but of high variance; caps of 2 to 10 are in use.
   """
   log_ratio_BT = log_ratio(old_logprobs_BT, sampler_logprobs_BT, mask_BT)
-  sum_BT = _segment_sum(log_ratio_BT, mask_BT, segments_BT)
+  sum_BT = _segment_sum(log_ratio_BT, segments_BT)
   return _factor(sum_BT, mask_BT, high=cap, truncate=True)
 
 
@@ -261,7 +261,7 @@ def sequence_mask(
 ) -> jax.Array:
   """Factor prod_t k_t of each sequence where it is in [low, high], else 0."""
   log_ratio_BT = log_ratio(old_logprobs_BT, sampler_logprobs_BT, mask_BT)
-  sum_BT = _segment_sum(log_ratio_BT, mask_BT, segments_BT)
+  sum_BT = _segment_sum(log_ratio_BT, segments_BT)
   return _factor(sum_BT, mask_BT, low=low, high=high)
 
 
@@ -340,26 +340,23 @@ def _factor(
   return _where(mask_BT & (low <= ratio_BT) & (ratio_BT <= high), ratio_BT)
 
 
-def _segment_sum(
-  values_BT: jax.Array, mask_BT: jax.Array, segments_BT: jax.Array
-) -> jax.Array:
-  """Sum over the masked tokens of the token's segment, at every token."""
+def _segment_sum(values_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
+  """Sum over the token's segment, at every token; no mask, so pass zeros."""
   T = values_BT.shape[1]
 
   def row(values_T, segments_T):
     sums_T = jax.ops.segment_sum(values_T, segments_T, num_segments=T + 1)
     return sums_T[segments_T]
 
-  return jax.vmap(row)(_where(mask_BT, values_BT), segments_BT)
+  return jax.vmap(row)(values_BT, segments_BT)
 
 
 def _segment_mean(
   values_BT: jax.Array, mask_BT: jax.Array, segments_BT: jax.Array
 ) -> jax.Array:
-  """Mean over the masked tokens of the token's segment; 0 if it has none."""
-  counts_BT = _segment_sum(mask_BT.astype(jnp.float32), mask_BT, segments_BT)
-  sums_BT = _segment_sum(values_BT, mask_BT, segments_BT)
-  return sums_BT / jnp.maximum(counts_BT, 1.0)
+  """Sum over the token's segment by its masked tokens; 0 if it has none."""
+  counts_BT = _segment_sum(mask_BT.astype(jnp.float32), segments_BT)
+  return _segment_sum(values_BT, segments_BT) / jnp.maximum(counts_BT, 1.0)
 
 
 def _check_arrays(logprobs_BT: jax.Array, mask_BT: jax.Array) -> None:

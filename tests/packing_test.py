@@ -2,8 +2,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from r1jax import packing
+from r1jax import losses, packing, registry, weighting
 from tests import oracle
+
+LOSS_FIELDS = ("logprobs_T", "old_logprobs_T", "advantages_T", "mask_T")
 
 
 def random_sequences(lengths):
@@ -87,6 +89,40 @@ class PackTest(parameterized.TestCase):
       last["segments_BT"], [[1, 1, 0, 0], [0, 0, 0, 0]]
     )
     np.testing.assert_array_equal(last["mask_BT"], [[1, 0, 0, 0], [0, 0, 0, 0]])
+
+  @parameterized.product(
+    loss=["clipped_surrogate", "gspo"],
+    weights=["token_mean", "sequence_mean"],
+    shape=[(1, 16), (3, 16), (2, 40), (20, 17)],
+  )
+  def test_loss_of_an_update_does_not_depend_on_the_split(
+    self, loss, weights, shape
+  ):
+    rng = np.random.default_rng(0)
+    sequences = random_sequences(rng.integers(1, 17, 20))
+    for sequence in sequences:
+      n = len(sequence["tokens_T"])
+      sequence["logprobs_T"] = -rng.random(n, np.float32)
+      sequence["old_logprobs_T"] = -rng.random(n, np.float32)
+    lengths_B = [sequence["mask_T"].sum() for sequence in sequences]
+    weights_B = weighting.WEIGHTINGS[weights](lengths_B, rng.random(20) < 0.8)
+    clips = {"clip_low": 0.1, "clip_high": 0.1}
+    expected = 0.0
+    for sequence, weight in zip(sequences, weights_B):
+      sequence["weights_T"] = weight * sequence["mask_T"]
+      row = [sequence[name][None] for name in LOSS_FIELDS]
+      loss_1T = getattr(oracle, loss)(*row, np.ones_like(row[3]), **clips)
+      expected += float(weight) * loss_1T.sum()
+    function = registry.make(losses.LOSSES, {"name": loss, **clips}, "loss")
+    microbatches, _ = packing.pack(
+      sequences, rows=shape[0], row_tokens=shape[1]
+    )
+    total = 0.0
+    for microbatch in microbatches:
+      row = [microbatch[name.replace("_T", "_BT")] for name in LOSS_FIELDS]
+      loss_BT, _ = function(*row, microbatch["segments_BT"])
+      total += float((microbatch["weights_BT"] * loss_BT).sum())
+    np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-6)
 
   @parameterized.product(rows=[1, 3, 50], seed=[0, 1])
   def test_round_trip(self, rows, seed):
