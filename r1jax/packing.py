@@ -24,8 +24,8 @@ def best_fit(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
   """Indices of the sequences of each row, none longer than row_tokens.
 
   Best-fit decreasing: the longest sequence first (of equals the first given),
-  each into the row it leaves least room in (of equals the first opened). Uses
-  at most 11/9 of the fewest possible rows, plus one.
+  each into the row it leaves least room in (of equals the first opened). Over
+  many rows that is at most 11/9 of the fewest possible (Johnson et al. 1974).
 
   Raises:
     ValueError: If a sequence is longer than row_tokens.
