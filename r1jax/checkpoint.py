@@ -57,24 +57,27 @@ class Checkpointer:
     """Starts to save a state; returns once its buffers may be donated.
 
     Args:
-      round: Names the checkpoint.
+      round: Names the checkpoint. If it is there already, as when a run
+        resumes and stops at once, the save is left out.
       state: Any tree of arrays; None holds its place.
       info: What else a resume needs, as JSON can hold it.
 
     Raises:
       CheckpointError: If this or the previous save failed.
     """
+    if round in self._manager.all_steps():
+      return
     record = {
       "round": round,
       "digest": tree.digest(state),
       "layout": tree.layout(state),
-      "info": info,
+      "info": json.loads(json.dumps(info, allow_nan=False)),
     }
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(_named(state)),
       info=ocp.args.JsonSave({"record": record, "sha256": _sha256(record)}),
     )
-    self._writing(lambda: self._manager.save(round, args=items))
+    self._writing(lambda: self._manager.save(round, args=items, force=True))
 
   def wait(self) -> None:
     """Returns when the last save is on disk.

@@ -82,6 +82,25 @@ class CheckpointTest(parameterized.TestCase):
     self.assertIsNone(saver.latest())
     self.assertIsNone(saver.restore(make_state(0)))
 
+  def test_a_round_is_saved_once_and_rounds_may_go_back(self):
+    write_three(self.directory)
+    saver = checkpoint.Checkpointer(self.directory, keep=9)
+    saver.save(3, make_state(3), {"seen": 3})
+    saver.save(3, make_state(3), {"seen": 3})
+    saver.save(0, make_state(0), {"seen": 0})
+    saver.close()
+    rounds = [p.name for p in self.directory.iterdir() if p.name.isdigit()]
+    self.assertCountEqual(rounds, ["0", "1", "2", "3"])
+
+  def test_info_survives_json(self):
+    saver = checkpoint.Checkpointer(self.directory, keep=1)
+    info = {"pair": (1, 2), 10: "ten", 9: "中文", "pi": 3.141592653589793}
+    saver.save(1, make_state(1), info)
+    saver.wait()
+    _, got = saver.restore(make_state(0))
+    want = {"pair": [1, 2], "10": "ten", "9": "中文", "pi": info["pi"]}
+    self.assertEqual(got, want)
+
   def test_keeps_the_last_n(self):
     saver = checkpoint.Checkpointer(self.directory, keep=2)
     for round in range(5):
