@@ -4,6 +4,7 @@ Prepared as array records, which give random access.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from r1jax.data import countdown, general, programs, split_by_content
 
+JSON_FIELDS = ("answer", "meta")  # Their texts are JSON.
 _QUESTIONS = {
   "countdown": countdown.questions,
   "general": general.questions,
@@ -19,10 +21,7 @@ _QUESTIONS = {
 
 
 class R1Miniature(tfds.core.GeneratorBasedBuilder):
-  """Questions of the miniature world; a config for each kind.
-
-  `answer` and `meta` are JSON.
-  """
+  """Questions of the miniature world; a config for each kind."""
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Countdown, general prompts and programs."}
@@ -50,7 +49,7 @@ class R1Miniature(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
     for question in _QUESTIONS[self.builder_config.name](split=split):
       row = question._asdict()
-      for name in ("answer", "meta"):
+      for name in JSON_FIELDS:
         row[name] = json.dumps(row[name], ensure_ascii=False)
       yield question.id, row
 
@@ -61,23 +60,28 @@ def rows(
   """The rows of a TFDS data set, with random access; prepared if need be.
 
   Raises:
-    ValueError: If there is no such data set, config or split, or no room
-      to prepare it.
+    ValueError: If there is no such data set, config or split.
   """
   try:
     builder = tfds.builder(
       dataset, data_dir=data_dir, file_format="array_record"
     )
   except (tfds.core.DatasetNotFoundError, ValueError) as error:
-    first = str(error).strip().splitlines()[0]
     raise ValueError(
-      f"dataset is {dataset!r}, which TFDS cannot build: {first}"
+      f"dataset is {dataset!r}, which TFDS cannot build: {_first_line(error)}"
     ) from error
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
   builder.download_and_prepare()
   try:
     return builder.as_data_source(split=split)
   except ValueError as error:
     known = ", ".join(builder.info.splits)
     raise ValueError(
-      f"split is {split!r}. Known in {dataset}: {known}."
+      f"split is {split!r}, which TFDS cannot read: {_first_line(error)} "
+      f"Known in {dataset}: {known}."
     ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().splitlines()[0]

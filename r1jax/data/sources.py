@@ -18,8 +18,6 @@ from r1jax.data import programs as programs_lib
 from r1jax.records import Question
 
 CheckGold = Callable[[Question], None]
-# Answers and meta are stored as JSON where a format has no nested values.
-_JSON_FIELDS = ("answer", "meta")
 _SHOWN = 5
 
 
@@ -91,8 +89,16 @@ def parquet(
   path: str,
   fields: Mapping[str, str] | None = None,
   verifier: str | None = None,
+  json_fields: Sequence[str] = (),
 ) -> list[Question]:
-  """The questions of a Parquet file; arguments as of `jsonl`.
+  """The questions of a Parquet file.
+
+  Args:
+    check_gold: As the module says.
+    path: The file.
+    fields: As of `jsonl`.
+    verifier: As of `jsonl`.
+    json_fields: Columns whose texts are JSON to be read.
 
   Raises:
     ValueError: For a file or row that does not fit, by file and row.
@@ -105,12 +111,13 @@ def parquet(
     rows = pyarrow.parquet.read_table(file).to_pylist()
   except pyarrow.ArrowInvalid as error:
     raise ValueError(f"{file}: no Parquet ({error}).") from error
-  questions = [
-    _question(
-      row, f"{file}, row {number}", f"{file.stem}:{number}", fields, verifier
+  questions = []
+  for number, row in enumerate(rows, start=1):
+    where = f"{file}, row {number}"
+    row = _decoded(row, json_fields, where)
+    questions.append(
+      _question(row, where, f"{file.stem}:{number}", fields, verifier)
     )
-    for number, row in enumerate(rows, start=1)
-  ]
   return checked(questions, check_gold, str(file))
 
 
@@ -122,6 +129,7 @@ def tfds(
   data_dir: str | None = None,
   fields: Mapping[str, str] | None = None,
   verifier: str | None = None,
+  json_fields: Sequence[str] = (),
 ) -> list[Question]:
   """The questions of a TFDS data set, prepared first if it is not.
 
@@ -132,6 +140,7 @@ def tfds(
     data_dir: Where prepared data is; None is TFDS's own choice.
     fields: As of `jsonl`.
     verifier: As of `jsonl`.
+    json_fields: As of `parquet`; `builders.JSON_FIELDS` of r1_miniature.
 
   Raises:
     ValueError: For an unknown data set or split, or a row that does not
@@ -139,18 +148,14 @@ def tfds(
   """
   from r1jax.data import builders
 
-  questions = [
-    _question(
-      {name: _plain_value(name, value) for name, value in row.items()},
-      f"{dataset} {split}, row {number}",
-      f"{dataset}:{split}:{number}",
-      fields,
-      verifier,
+  rows = builders.rows(dataset, split, data_dir)
+  questions = []
+  for number, row in enumerate(rows, start=1):
+    where = f"{dataset} {split}, row {number}"
+    row = _decoded(row, json_fields, where)
+    questions.append(
+      _question(row, where, f"{dataset}:{split}:{number}", fields, verifier)
     )
-    for number, row in enumerate(
-      builders.rows(dataset, split, data_dir), start=1
-    )
-  ]
   return checked(questions, check_gold, f"{dataset} {split}")
 
 
@@ -245,11 +250,15 @@ def _question(
         f"fields.{name} is unknown. Known: {', '.join(Question._fields)}."
       )
   values = {"id": default_id, "verifier": verifier}
-  for name in Question._fields:
+  needed = {"question", "answer", *fields}
+  # The verifier first, for with "none" there need be no answer.
+  for name in sorted(Question._fields, key="verifier".__ne__):
     column = fields.get(name, name)
     if row.get(column) is not None:
       values[name] = row[column]
-    elif name in fields or name in ("question", "answer"):
+    elif name == "answer" and values["verifier"] == "none":
+      values[name] = None
+    elif name in needed:
       raise ValueError(
         f"{where}: has no {column!r}. It has: {', '.join(map(str, row))}."
       )
@@ -266,18 +275,25 @@ def _question(
   return Question(**values)
 
 
-def _plain_value(name: str, value: Any) -> Any:
-  # TFDS hands out text as bytes and numbers as NumPy scalars.
-  if isinstance(value, bytes):
-    value = value.decode("utf-8")
-  elif hasattr(value, "tolist"):
-    value = value.tolist()
-  if name in _JSON_FIELDS and isinstance(value, str):
+def _decoded(
+  row: Mapping[str, Any], json_fields: Sequence[str], where: str
+) -> dict[str, Any]:
+  """The row with plain values; TFDS hands out bytes and NumPy scalars."""
+  plain = {}
+  for name, value in row.items():
+    if isinstance(value, bytes):
+      value = value.decode("utf-8")
+    elif hasattr(value, "tolist"):
+      value = value.tolist()
+    plain[name] = value
+  for name in json_fields:
     try:
-      return json.loads(value)
-    except json.JSONDecodeError:
-      return value  # A plain text answer.
-  return value
+      plain[name] = json.loads(plain[name])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+      raise ValueError(
+        f"{where}: {name} of json_fields is {plain.get(name)!r:.80}, no JSON."
+      ) from error
+  return plain
 
 
 def _existing(path: str) -> pathlib.Path:
