@@ -20,6 +20,12 @@ from r1jax import tree
 _log = logging.getLogger(__name__)
 _DAMAGED = "damaged"
 
+# Orbax logs each step of a save, and a failure as pages of tracebacks, all
+# of which it also raises.
+logging.getLogger("absl").addFilter(
+  lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
+)
+
 
 class CheckpointError(ValueError):
   """A checkpoint could not be written or read; the text is one line."""
@@ -203,7 +209,6 @@ class Checkpointer:
   def _writing(self, work: Callable[[], Any]) -> None:
     try:
       work()
-      self._manager.check_for_errors()
     except (OSError, ValueError, RuntimeError) as error:
       raise self._cannot_write(error) from error
 
@@ -212,7 +217,7 @@ class Checkpointer:
     return CheckpointError(
       f"Cannot write a checkpoint in {self._directory} ({free >> 20} MiB "
       f"free there): {_one_line(error)}. Checkpoints written before are "
-      "whole; make room or mend the permissions, and run the same command."
+      "whole: make room or mend the permissions, then run the same command."
     )
 
 
@@ -245,9 +250,12 @@ def _sha256(record: dict[str, Any]) -> str:
 
 
 def _one_line(error: Exception) -> str:
-  """Name and the start of the text of an error."""
+  """Name and text of an error; of a long text, where TensorStore says what
+  failed and where it says why."""
   text = " ".join(str(error).split())
-  return f"{type(error).__name__}: {text[:160]}"
+  if len(text) > 160:
+    text = f"{text[:60]} ... {text[-100:]}"
+  return f"{type(error).__name__}: {text}"
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path:

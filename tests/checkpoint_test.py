@@ -212,15 +212,6 @@ class CheckpointTest(parameterized.TestCase):
     ):
       checkpoint.Checkpointer(self.directory, keep=1)
 
-  def test_no_write_permission(self):
-    if os.getuid() == 0:
-      self.skipTest("root may write everywhere")
-    self.directory.mkdir(mode=0o500)
-    with self.assertRaisesRegex(checkpoint.CheckpointError, "Cannot write"):
-      saver = checkpoint.Checkpointer(self.directory, keep=1)
-      saver.save(1, make_state(1), {})
-      saver.wait()
-
 
 def run_python(code: str, *args: str, **env: str) -> subprocess.Popen:
   return subprocess.Popen(
@@ -300,12 +291,34 @@ class OtherProcessTest(parameterized.TestCase):
     self.assertNotEmpty(unfinished)
     for leaf in state.values():
       np.testing.assert_array_equal(leaf, info["seen"])
-    saver.save(info["seen"] + 1, state, {"seen": info["seen"] + 1})
-    saver.close()
     left = [p.name for p in self.directory.iterdir() if not p.name.isdigit()]
     self.assertEmpty(left)
+    saver.save(info["seen"] + 1, state, {"seen": info["seen"] + 1})
+    saver.close()
 
-  def test_full_disk_keeps_the_last_good_checkpoint(self):
+  def test_no_write_permission(self):
+    self.directory.mkdir(mode=0o555)
+    self.directory.parent.chmod(0o755)
+    child = run_python(
+      """
+      import os, sys
+      from r1jax import checkpoint
+      if os.getuid() == 0:  # Who may write everywhere.
+        os.setuid(65534)
+      try:
+        checkpoint.Checkpointer(sys.argv[1], keep=1)
+      except checkpoint.CheckpointError as error:
+        print(error)
+      """,
+      str(self.directory),
+    )
+    out, err = child.communicate(timeout=120)
+    self.assertRegex(
+      out, rf"^Cannot write a checkpoint in {self.directory}.*Permission", err
+    )
+    self.assertEqual(out.count("\n"), 1)
+
+  def test_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(self):
     self.directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs"]
     done = subprocess.run(
@@ -314,22 +327,36 @@ class OtherProcessTest(parameterized.TestCase):
     if done.returncode != 0:
       self.skipTest("may not mount a small file system")
     self.addCleanup(subprocess.run, ["umount", "-l", str(self.directory)])
-    saver = checkpoint.Checkpointer(self.directory, keep=3)
-    small = {"x": jax.random.normal(jax.random.key(0), (1 << 16,))}
-    big = {"x": jax.random.normal(jax.random.key(1), (1 << 22,))}
-    saver.save(1, small, {"seen": 1})
-    saver.wait()
-    with self.assertRaises(checkpoint.CheckpointError) as caught:
-      saver.save(2, big, {"seen": 2})
-      saver.wait()
-    message = str(caught.exception)
-    self.assertNotIn("\n", message)
-    self.assertIn(str(self.directory), message)
-    self.assertRegex(message, "MiB free.*(No space left|RESOURCE_EXHAUSTED)")
-    again = checkpoint.Checkpointer(self.directory, keep=3)
-    state, info = again.restore(small)
+    child = run_python(
+      """
+      import sys, jax
+      from absl import logging
+      from r1jax import checkpoint
+      logging.set_verbosity(logging.INFO)
+      saver = checkpoint.Checkpointer(sys.argv[1], keep=1)
+      for round, size in ((1, 1 << 16), (2, 1 << 22)):
+        x = jax.random.normal(jax.random.key(round), (size,))
+        saver.save(round, {"x": x}, {"seen": round})
+        try:
+          saver.wait()
+        except checkpoint.CheckpointError as error:
+          print(error)
+      """,
+      str(self.directory),
+    )
+    out, err = child.communicate(timeout=120)
+    self.assertRegex(
+      out,
+      f"^Cannot write a checkpoint in {self.directory} .[0-9] MiB free there.:"
+      ".*No space left on device.*Checkpoints written before are whole",
+    )
+    self.assertEqual(out.count("\n"), 1)
+    self.assertEqual(err, "")
+    saver = checkpoint.Checkpointer(self.directory, keep=1)
+    want = {"x": jax.random.normal(jax.random.key(1), (1 << 16,))}
+    state, info = saver.restore(want)
     self.assertEqual(info, {"seen": 1})
-    np.testing.assert_array_equal(state["x"], small["x"])
+    np.testing.assert_array_equal(state["x"], want["x"])
 
 
 if __name__ == "__main__":
