@@ -22,14 +22,21 @@ _SAMPLING = {
   "top_p": schema.number(0.0, 1.0),
   "top_k": schema.integer(0),  # 0 keeps every token.
 }
-_SLOTS = {"slots": schema.integer(1), "chunk_tokens": schema.integer(1)}
+_SLOTS = {
+  "slots": schema.integer(1),
+  "chunk_tokens": schema.integer(1),
+  "prefill_rows": schema.integer(1),
+  "repetition_tokens": schema.integer(0),  # 0 never ends a response for it.
+}
 _BUDGET = {
   "max_prompt_tokens": schema.integer(1),
   "max_response_tokens": schema.integer(1),
 }
+_WEIGHTING = schema.named("token_mean", "sequence_mean", "fixed_length")
 _GRADER = {"workers": schema.integer(1), "timeout_secs": schema.number(0.001)}
 
 _COMMON = {
+  "name": schema.TEXT,
   "job": schema.one_of("lm", "grpo", "evaluate"),
   "seed": schema.integer(0),
   "model": schema.OPEN,
@@ -55,6 +62,12 @@ _COMMON = {
     "samples_per_question": schema.integer(1),
     "questions": schema.integer(1),
   },
+  **_BUDGET,
+  "rewards": schema.EachOf(
+    schema.Choice(None, {"weight": schema.number()}),
+    ("accuracy", "format", "language", "overlong", "repetition"),
+  ),
+  "grader": _GRADER,
 }
 
 _TRAINING = {
@@ -82,10 +95,15 @@ _TRAINING = {
 }
 
 FIELDS: dict[str, dict[str, Any]] = {
-  "lm": {**_TRAINING, "sequences_per_round": schema.integer(1)},
+  "lm": {
+    **_TRAINING,
+    "sequences_per_round": schema.integer(1),
+    "loss_on": schema.one_of("all", "response"),
+    "weighting": _WEIGHTING,
+    "sampling": _SLOTS,
+  },
   "grpo": {
     **_TRAINING,
-    **_BUDGET,
     "questions_per_round": schema.integer(1),
     "samples_per_question": schema.integer(1),
     "updates_per_round": schema.integer(1),
@@ -97,7 +115,7 @@ FIELDS: dict[str, dict[str, Any]] = {
       "leave_one_out",
       "batch_normalized",
     ),
-    "weighting": schema.named("token_mean", "sequence_mean", "fixed_length"),
+    "weighting": _WEIGHTING,
     "kl": {
       "name": schema.one_of("k1", "k2", "k3"),
       "coef": schema.number(0.0),
@@ -116,13 +134,8 @@ FIELDS: dict[str, dict[str, Any]] = {
       "sequence_mask",
     ),
     "routing_replay": schema.BOOL,
-    "rewards": schema.EachOf(
-      schema.Choice(None, {"weight": schema.number()}),
-      ("accuracy", "format", "language", "overlong", "repetition"),
-    ),
-    "grader": _GRADER,
   },
-  "evaluate": {**_COMMON, **_BUDGET, "sampling": _SLOTS, "grader": _GRADER},
+  "evaluate": {**_COMMON, "sampling": _SLOTS},
 }
 
 
@@ -149,12 +162,13 @@ def paths(job: str) -> list[str]:
 
 
 def _mesh_divides_rows(config: dict[str, Any]) -> Iterator[str]:
-  shards = config["mesh"]["data"] * config["mesh"]["fsdp"]
+  mesh = config["mesh"]
+  shards = mesh["data"] * mesh["fsdp"] * mesh["expert"]
   rows = config["rows_per_microbatch"]
   if rows % shards:
     yield (
-      f"config.rows_per_microbatch is {rows}, which config.mesh.data * "
-      f"config.mesh.fsdp = {shards} does not divide. Set it to a multiple."
+      f"config.rows_per_microbatch is {rows}, which data * fsdp * "
+      f"expert of config.mesh = {shards} does not divide. Set it to a multiple."
     )
 
 

@@ -97,6 +97,11 @@ def train(
   pathlib.Path(path).write_bytes(model.getvalue())
 
 
+def path_of(path: str | pathlib.Path) -> pathlib.Path:
+  """The file of a tokenizer; "bundled" is the miniature's."""
+  return BUNDLED if path == "bundled" else pathlib.Path(path)
+
+
 def load(path: str | pathlib.Path = "bundled") -> Tokenizer:
   """The tokenizer in a sentencepiece file, or the bundled one.
 
@@ -104,7 +109,7 @@ def load(path: str | pathlib.Path = "bundled") -> Tokenizer:
     ValueError: If the file is missing, is no sentencepiece model, or
       lacks BOS, EOS, padding or byte fallback.
   """
-  file = BUNDLED if path == "bundled" else pathlib.Path(path)
+  file = path_of(path)
   if not file.is_file():
     raise ValueError(
       f"tokenizer is {str(path)!r}, which is no file. "

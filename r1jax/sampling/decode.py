@@ -83,8 +83,8 @@ def response_keys(
 
 def prefill(
   config: ModelConfig, params: Any, buffers: Any, tokens_BT: jax.Array
-) -> Any:
-  """The prompts' caches.
+) -> tuple[Any, jax.Array]:
+  """The prompts' caches, and the experts of their tokens, experts_BTLP.
 
   Rows may be longer than their prompt: a token sees only those before it,
   and columns behind the prompt are overwritten before they are seen.
@@ -95,7 +95,10 @@ def prefill(
   model = transformer.Transformer(config, unrolled=True, keep_cache=True)
   context = Context(positions_BT, packed_mask(ones_BT))
   variables = {"params": params, "buffers": buffers}
-  return model.apply(variables, tokens_BT, context).caches
+  out = model.apply(variables, tokens_BT, context)
+  if out.report is None:
+    return out.caches, jnp.zeros((B, T, 0, 0), jnp.int32)
+  return out.caches, out.report.experts_BTP.transpose(1, 2, 0, 3)
 
 
 def empty_slots(
@@ -104,7 +107,7 @@ def empty_slots(
   """Slots that all are free."""
   tokens_BT = jax.ShapeDtypeStruct((slots, columns), jnp.int32)
   shapes = jax.eval_shape(
-    lambda p, b, t: prefill(config, p, b, t), params, buffers, tokens_BT
+    lambda p, b, t: prefill(config, p, b, t)[0], params, buffers, tokens_BT
   )
   caches = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -189,9 +192,6 @@ def decode(
   Returns earlier when no row runs, or when `patience` rows that ran at
   the start have ended and may be refilled.
   """
-  B = slots.tokens_B.shape[0]
-  X = settings.chunk_tokens
-  L, P = config.num_moe_layers, config.experts_per_token
   running = jnp.sum(slots.finish_B == RUNNING)
   start_B = slots.steps_B
   model = transformer.Transformer(
@@ -200,44 +200,45 @@ def decode(
   variables = {"params": params, "buffers": buffers}
 
   def proceed(carry):
-    step, slots = carry[0], carry[1]
+    step, slots, _ = carry
     left = jnp.sum(slots.finish_B == RUNNING)
-    return (step < X) & (left > 0) & (running - left < patience)
+    return (
+      (step < settings.chunk_tokens) & (left > 0) & (running - left < patience)
+    )
 
   def advance(carry):
-    step, slots, tokens_BX, logprobs_BX, experts_BXLP = carry
+    step, slots, drawn = carry
     hidden_BD, caches, experts_BLP = _forward(model, variables, slots)
     logits_BV = model.apply(variables, hidden_BD, method="logits")
     slots, token_B, logprob_B = _draw(logits_BV, slots, settings)
-    slots = slots._replace(caches=caches)
-    column = (jnp.zeros_like(step), step)
-    tokens_BX = jax.lax.dynamic_update_slice(
-      tokens_BX, token_B[:, None], column
+    column = (token_B, logprob_B, experts_BLP)
+    drawn = jax.tree.map(
+      lambda all_BX, new_B: jax.lax.dynamic_update_slice_in_dim(
+        all_BX, new_B[:, None], step, axis=1
+      ),
+      drawn,
+      column,
     )
-    logprobs_BX = jax.lax.dynamic_update_slice(
-      logprobs_BX, logprob_B[:, None], column
-    )
-    if L:
-      experts_BXLP = jax.lax.dynamic_update_slice(
-        experts_BXLP, experts_BLP[:, None], column + (0, 0)
-      )
-    return step + 1, slots, tokens_BX, logprobs_BX, experts_BXLP
+    return step + 1, slots._replace(caches=caches), drawn
 
-  carry = (
-    jnp.int32(0),
-    slots,
-    jnp.zeros((B, X), jnp.int32),
-    jnp.zeros((B, X), jnp.float32),
-    jnp.zeros((B, X, L, P), jnp.int32),
-  )
-  step, slots, tokens_BX, logprobs_BX, experts_BXLP = jax.lax.while_loop(
-    proceed, advance, carry
+  step, slots, drawn = jax.lax.while_loop(
+    proceed,
+    advance,
+    (jnp.int32(0), slots, _nothing_drawn(config, settings, slots)),
   )
   emitted_B = slots.steps_B - start_B
-  chunk = Chunk(
-    tokens_BX, logprobs_BX, experts_BXLP, emitted_B, slots.finish_B, step
+  return slots, Chunk(*drawn, emitted_B, slots.finish_B, step)
+
+
+def _nothing_drawn(config, settings, slots):
+  """Room for a chunk's tokens, log-probabilities and experts."""
+  shape = (slots.tokens_B.shape[0], settings.chunk_tokens)
+  picks = (config.num_moe_layers, config.experts_per_token)
+  return (
+    jnp.zeros(shape, jnp.int32),
+    jnp.zeros(shape, jnp.float32),
+    jnp.zeros(shape + picks, jnp.int32),
   )
-  return slots, chunk
 
 
 def _forward(model, variables, slots):
@@ -251,7 +252,8 @@ def _forward(model, variables, slots):
     Context(positions_B1, mask_B1S),
     slots.caches,
   )
-  experts_BLP = None
+  shape = (slots.tokens_B.shape[0], 0, model.config.experts_per_token)
+  experts_BLP = jnp.zeros(shape, jnp.int32)
   if out.report is not None:
     experts_BLP = out.report.experts_BTP[:, :, 0].transpose(1, 0, 2)
   return out.hidden_BTD[:, 0], out.caches, experts_BLP

@@ -1,0 +1,42 @@
+"""Next-token training of the miniature's base.
+
+python -m r1jax.main --config=configs/pretrain.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config; `tiny-dense` and `smoke` are variants."""
+  preset, smoke, overrides = common.parse(arg)
+  config = common.training(common.miniature(preset))
+  config.name = f"pretrain-{preset}"
+  config.job = "lm"
+  config.init = dict(name="random")
+  config.data = dict(name="miniature", seed=0)
+  config.loss_on = "all"
+  config.weighting = dict(name="token_mean")
+  config.rounds = 1500
+  config.sequences_per_round = 64
+  config.optimizer = dict(
+    name="adamw",
+    learning_rate=4e-3,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    schedule=dict(name="cosine", warmup_updates=50, final_fraction=0.05),
+  )
+  config.router_bias_rate = 0.001
+  config.balance_coef = 1e-4
+  config.checkpoint_every_rounds = 250
+  config.eval_every_rounds = 500
+  if smoke:
+    config.rounds = 4
+    config.sequences_per_round = 8
+    config.optimizer.schedule.warmup_updates = 1
+    config.eval_every_rounds = 0
+  return common.apply(config, overrides)

@@ -1,0 +1,56 @@
+"""R1-Zero: pure RL from the base, accuracy and format alone.
+
+python -m r1jax.main --config=configs/zero.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config; `smoke` is a variant."""
+  preset, smoke, overrides = common.parse(arg)
+  config = common.training(common.miniature(preset))
+  config.name = f"zero-{preset}"
+  config.job = "grpo"
+  config.init = dict(name="bundled")
+  config.data = dict(name="countdown", split="train", test_frac=0.2)
+  config.rounds = 100
+  config.questions_per_round = 32
+  config.samples_per_question = 8
+  config.updates_per_round = 1
+  config.sampling.update(temperature=1.0, top_p=1.0, top_k=0)
+  config.loss = dict(
+    name="clipped_surrogate", clip_low=0.2, clip_high=0.2, dual_clip=None
+  )
+  config.advantage = dict(name="group_normalized", eps=1e-6, ddof=0)
+  config.weighting = dict(name="sequence_mean")
+  config.kl = dict(
+    name="k3", coef=0.001, where="loss", importance_weighted=False
+  )
+  config.reference_refresh_rounds = 25
+  config.dynamic_sampling = False
+  config.dynamic_sampling_max_waves = 1
+  config.filter_truncated = False
+  config.importance = dict(name="none")
+  config.routing_replay = True
+  config.optimizer = dict(
+    name="adamw",
+    learning_rate=5e-4,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.0,
+    clip_norm=1.0,
+    schedule=dict(name="constant", warmup_updates=5),
+  )
+  config.eval_every_rounds = 50
+  if smoke:
+    config.rounds = 3
+    config.questions_per_round = 4
+    config.samples_per_question = 4
+    config.sampling.slots = 16
+    config.eval_every_rounds = 0
+    config.optimizer.schedule.warmup_updates = 1
+  return common.apply(config, overrides)

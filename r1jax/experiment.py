@@ -1,0 +1,180 @@
+"""What the jobs of a config share: tokenizer, model, weights, data."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+
+from r1jax import checkpoint, grading, policy, registry, rollout, sharding
+from r1jax.data import sources, templates
+from r1jax.data import tokenizer as tokenizer_lib
+from r1jax.models import config as model_config
+from r1jax.models import store
+from r1jax.records import Question
+from r1jax.rewards import verifiers
+from r1jax.types import Params
+
+ASSETS = pathlib.Path(__file__).parent / "assets"
+BUNDLED = ASSETS / "params.safetensors"
+
+
+def dimensions(
+  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+) -> model_config.ModelConfig:
+  """The model's dimensions, which must have room for the tokenizer.
+
+  Raises:
+    ValueError: For fields that do not fit each other, or the tokenizer.
+  """
+  model = model_config.from_dict(config.model.to_dict())
+  if model.vocab_size < tokenizer.vocab_size:
+    raise ValueError(
+      f"config.model.vocab_size is {model.vocab_size}, but the tokenizer "
+      f"{config.tokenizer!r} has {tokenizer.vocab_size} pieces. Set it to "
+      "that or more, or choose the tokenizer of the model."
+    )
+  return model
+
+
+def questions(data: Mapping[str, Any], field: str) -> list[Question]:
+  """A data set's questions, their gold answers checked.
+
+  Raises:
+    ValueError: For an unknown data set or one with bad rows.
+  """
+  source = registry.make(sources.SOURCES, data, field)
+  return source(verifiers.check)
+
+
+def abstract_weights(
+  model: policy.Policy, mesh: jax.sharding.Mesh
+) -> tuple[Params, Params]:
+  """Shapes, types and shardings of parameters and buffers.
+
+  Raises:
+    ValueError: If the mesh does not fit the model.
+  """
+  boxed = jax.eval_shape(model.init, jax.random.key(0))
+  shardings = sharding.param_shardings(mesh, boxed)
+  return jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=place
+    ),
+    nn.unbox(boxed),
+    shardings,
+  )
+
+
+def weights(
+  config: ml_collections.ConfigDict,
+  model: policy.Policy,
+  dims: model_config.ModelConfig,
+  mesh: jax.sharding.Mesh,
+) -> tuple[Params, Params]:
+  """Parameters and buffers as config.init says, on the mesh.
+
+  Raises:
+    ValueError: If there is nothing to load, or it is another model's.
+  """
+  abstract = abstract_weights(model, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  name = config.init.name
+  if name == "random":
+    init = jax.jit(
+      lambda key: nn.unbox(model.init(key)), out_shardings=shardings
+    )
+    return init(jax.random.fold_in(jax.random.key(config.seed), 1 << 30))
+  if name == "checkpoint":
+    return checkpoint.restore_weights(config.init.path, *abstract)
+  path = BUNDLED if name == "bundled" else config.init.path
+  del dims
+  return jax.device_put(store.load(path, *abstract), shardings)
+
+
+def programs(
+  config: ml_collections.ConfigDict,
+  model: policy.Policy,
+  tokenizer: tokenizer_lib.Tokenizer,
+  sampling: Mapping[str, Any],
+) -> Any:
+  """The sampler's programs at a sampling setting."""
+  return model.programs(
+    eos_id=tokenizer.eos_id,
+    chunk_tokens=config.sampling.chunk_tokens,
+    top_k=sampling["top_k"],
+    top_p=sampling["top_p"],
+    repetition_tokens=config.sampling.repetition_tokens,
+    slots=config.sampling.slots,
+    prefill_rows=config.sampling.prefill_rows,
+    max_prompt_tokens=config.max_prompt_tokens,
+    max_response_tokens=config.max_response_tokens,
+  )
+
+
+def grader(config: ml_collections.ConfigDict) -> grading.Grader:
+  """The grading processes of config.rewards."""
+  arguments = {
+    name: {k: v for k, v in fields.items() if k != "weight"}
+    for name, fields in config.rewards.to_dict().items()
+  }
+  return grading.Grader(
+    arguments,
+    workers=config.grader.workers,
+    timeout_secs=config.grader.timeout_secs,
+  )
+
+
+def roll(
+  config: ml_collections.ConfigDict,
+  tokenizer: tokenizer_lib.Tokenizer,
+  sampler: Any,
+  graders: grading.Grader,
+) -> rollout.Roll:
+  """The rollout function of a config."""
+  reward_weights = {k: v["weight"] for k, v in config.rewards.items()}
+  return rollout.make(
+    sampler, tokenizer, config.template, graders, reward_weights
+  )
+
+
+def question_order(
+  data: Sequence[Question], seed: int
+) -> Callable[[int, int], list[Question]]:
+  """(index, n) -> n questions of the endless shuffled order."""
+  dataset = sources.order(data, seed)
+  return lambda index, n: [dataset[index + i] for i in range(n)]
+
+
+def documents(
+  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+) -> Callable[[int], list[tuple[list[int], list[int]]]]:
+  """A round's documents as prompt ids and response ids."""
+  make = registry.make(sources.DOCUMENTS, config.data, "config.data")
+  encode = functools.partial(_encode, config.template, tokenizer)
+  n = config.sequences_per_round
+  return lambda round: [encode(make(round * n + i)) for i in range(n)]
+
+
+def _encode(template, tokenizer, document):
+  return templates.document_ids(
+    template, document.question, document.response, tokenizer
+  )
+
+
+def file_digest(path: str | os.PathLike) -> str:
+  """First 16 hex digits of a file's SHA-256."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def digest_of(values: Any) -> str:
+  """First 16 hex digits of the SHA-256 of values as JSON."""
+  text = json.dumps(values, sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]

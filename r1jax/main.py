@@ -1,0 +1,37 @@
+"""Entry point: python -m r1jax.main --config=configs/zero.py."""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from r1jax import config_check
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Experiment, as configs/zero.py or configs/zero.py:smoke."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where the run is kept; by default runs/<name>."
+)
+flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> None:
+  """Checks the config, then runs its job."""
+  if len(argv) > 1:
+    sys.exit(f"Unknown argument {argv[1]!r}. Flags begin with --.")
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().setFormatter(None)
+  config = _CONFIG.value
+  workdir = _WORKDIR.value or f"runs/{config.name}"
+  try:
+    config_check.check(config)
+    from r1jax import jobs  # Imports jax, after the config was checked.
+
+    jobs.run(config, workdir)
+  except (ValueError, OSError) as error:
+    sys.exit(f"r1jax: {error}")
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,188 @@
+"""The policy: one forward function for loss, rollout, reference, judge.
+
+Temperature, the one-token shift and float32 log-probabilities live here
+and nowhere else.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from r1jax.models import transformer
+from r1jax.models.attention import Context, packed_mask
+from r1jax.models.config import ModelConfig
+from r1jax.models.moe import Report
+from r1jax.sampling import decode, engine
+from r1jax.types import Batch, Params
+
+_HEAD_ELEMENTS = 1 << 25  # Logits that exist at a time.
+
+
+class Scores(NamedTuple):
+  """What the policy says of a batch; 0 outside of the batch's mask.
+
+  Attributes:
+    logprobs_BT: log p(token t | tokens before), float32.
+    entropy_BT: Of the distribution that token t was drawn from; carries
+      no gradient.
+    report: The MoE layers' routing, or None.
+  """
+
+  logprobs_BT: jax.Array
+  entropy_BT: jax.Array
+  report: Report | None
+
+
+class Policy(NamedTuple):
+  """A model as the rest of r1jax uses it.
+
+  Attributes:
+    init: key -> (params, buffers), boxed with their logical axes.
+    logprobs: (params, buffers, batch) -> Scores.
+    programs: (settings without temperature, shapes) -> engine.Programs.
+  """
+
+  init: Callable[[jax.Array], tuple[Params, Params]]
+  logprobs: Callable[[Params, Params, Batch], Scores]
+  programs: Callable[..., engine.Programs]
+
+
+def make(
+  config: ModelConfig, *, temperature: float, with_balance: bool = False
+) -> Policy:
+  """The policy of a model at a temperature.
+
+  Args:
+    config: The model.
+    temperature: Divides the logits, in training and in sampling alike; 0
+      samples the likeliest token and scores at 1.
+    with_balance: Whether the report holds the balance loss.
+  """
+  return Policy(
+    functools.partial(_init, config),
+    functools.partial(_logprobs, config, temperature or 1.0, with_balance),
+    functools.partial(_programs, config, temperature),
+  )
+
+
+def _init(config: ModelConfig, key: jax.Array) -> tuple[Params, Params]:
+  model = transformer.Transformer(config)
+  ones_BT = jnp.ones((1, 2), jnp.int32)
+  context = Context(ones_BT, packed_mask(ones_BT), ones_BT)
+
+  def run(module):
+    hidden_BTD = module(ones_BT, context).hidden_BTD
+    return module.logits(hidden_BTD)
+
+  variables = nn.init(run, model)(key)
+  return variables["params"], variables.get("buffers", {})
+
+
+def _programs(
+  config: ModelConfig,
+  temperature: float,
+  *,
+  eos_id: int,
+  chunk_tokens: int,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  min_response_tokens: int = 0,
+  repetition_tokens: int = 0,
+  **shapes: int,
+) -> engine.Programs:
+  settings = decode.Settings(
+    temperature=temperature,
+    top_k=top_k,
+    top_p=top_p,
+    eos_id=eos_id,
+    chunk_tokens=chunk_tokens,
+    min_response_tokens=min_response_tokens,
+    repetition_tokens=repetition_tokens,
+  )
+  return engine.make_programs(config, settings, **shapes)
+
+
+def _logprobs(
+  config: ModelConfig,
+  temperature: float,
+  with_balance: bool,
+  params: Params,
+  buffers: Params,
+  batch: Batch,
+) -> Scores:
+  model = transformer.Transformer(config, with_balance=with_balance)
+  variables = {"params": params, "buffers": buffers}
+  context = Context(
+    batch.positions_BT, packed_mask(batch.segments_BT), batch.segments_BT
+  )
+  out = model.apply(
+    variables, batch.tokens_BT, context, None, batch.experts_BTLP
+  )
+  head = functools.partial(model.apply, variables, method="logits")
+  logprobs_BT, entropy_BT = _score_tokens(
+    head, out.hidden_BTD, batch.tokens_BT, batch.mask_BT, temperature
+  )
+  return Scores(logprobs_BT, entropy_BT, out.report)
+
+
+def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
+  """Log-probabilities and entropies of the masked tokens, in chunks.
+
+  In each row the masked tokens are brought together first, so chunks
+  without any are not computed; a chunk's logits are made again in the
+  backward pass rather than kept.
+  """
+  B, T = tokens_BT.shape
+  V = jax.eval_shape(head, hidden_BTD[:, 0]).shape[-1]
+  chunk = max(8, min(T, _HEAD_ELEMENTS // (B * V)) // 8 * 8)
+  chunks = -(-T // chunk)
+  width = chunks * chunk
+  order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
+
+  def gather(values_BT):
+    moved_BT = jnp.take_along_axis(values_BT, order_BT, axis=1)
+    moved_BT = jnp.pad(moved_BT, ((0, 0), (0, width - T)))
+    return moved_BT.reshape(B, chunks, chunk).swapaxes(0, 1)
+
+  # The hidden state that predicts token t is that of token t - 1.
+  source_BT1 = jnp.maximum(order_BT - 1, 0)[:, :, None]
+  moved_BTD = jnp.take_along_axis(hidden_BTD, source_BT1, axis=1)
+  moved_BTD = jnp.pad(moved_BTD, ((0, 0), (0, width - T), (0, 0)))
+  hidden_CBXD = moved_BTD.reshape(B, chunks, chunk, -1).swapaxes(0, 1)
+
+  @jax.checkpoint
+  def score(hidden_BXD, tokens_BX):
+    logits_BXV = head(hidden_BXD) / temperature
+    lse_BX = jax.nn.logsumexp(logits_BXV, axis=-1)
+    picked_BX1 = jnp.take_along_axis(logits_BXV, tokens_BX[:, :, None], axis=-1)
+    fixed_BXV = jax.lax.stop_gradient(logits_BXV)
+    probs_BXV = jnp.exp(fixed_BXV - jax.lax.stop_gradient(lse_BX)[..., None])
+    mean_BX = jnp.sum(probs_BXV * fixed_BXV, axis=-1)
+    entropy_BX = jax.lax.stop_gradient(lse_BX) - mean_BX
+    return picked_BX1[:, :, 0] - lse_BX, entropy_BX
+
+  def step(_, inputs):
+    hidden_BXD, tokens_BX, mask_BX = inputs
+    zeros_BX = jnp.zeros(tokens_BX.shape, jnp.float32)
+    pair = jax.lax.cond(
+      jnp.any(mask_BX),
+      score,
+      lambda *_: (zeros_BX, zeros_BX),
+      hidden_BXD,
+      tokens_BX,
+    )
+    return None, tuple(jnp.where(mask_BX, each, 0.0) for each in pair)
+
+  inputs = (hidden_CBXD, gather(tokens_BT), gather(mask_BT))
+  _, pair = jax.lax.scan(step, None, inputs)
+  back_BT = jnp.argsort(order_BT, axis=1)
+  return tuple(
+    jnp.take_along_axis(
+      each.swapaxes(0, 1).reshape(B, width)[:, :T], back_BT, axis=1
+    )
+    for each in pair
+  )

@@ -1,0 +1,116 @@
+"""Next-token training: pretraining, SFT, sequence distillation.
+
+A round takes its documents from the data order, packs them into rows and
+makes one update on the cross-entropy of the tokens the config names.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax import losses, packing, policy, weighting
+from r1jax.types import Aux, Batch, Stage
+
+LOSS_ON = ("all", "response")
+# (round) -> pairs of prompt ids and response ids.
+Documents = Callable[[int], Sequence[tuple[list[int], list[int]]]]
+Weighting = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def make(
+  model: policy.Policy,
+  documents: Documents,
+  *,
+  loss_on: str,
+  weigh: Weighting,
+  row_tokens: int,
+  rows: int,
+  balance_coef: float,
+) -> Stage:
+  """The stage.
+
+  Args:
+    model: The policy to be trained.
+    documents: A round's documents.
+    loss_on: "all" tokens but a document's first, or the "response".
+    weigh: Of WEIGHTINGS.
+    row_tokens, rows: Shape of a microbatch.
+    balance_coef: Of the sequence-wise balance loss.
+  """
+
+  def collect(state, round):
+    del state
+    pairs = documents(round)
+    sequences = [_sequence(*pair, loss_on) for pair in pairs]
+    update = pack_update(sequences, weigh, row_tokens=row_tokens, rows=rows)
+    tokens = sum(len(s["tokens_T"]) for s in sequences)
+    return [update], {"data/tokens": tokens, "data/documents": len(pairs)}
+
+  def loss_fn(params, buffers, batch):
+    scores = model.logprobs(params, buffers, batch)
+    token_loss_BT, _ = losses.cross_entropy(
+      scores.logprobs_BT, None, None, batch.mask_BT, None
+    )
+    loss = jnp.sum(batch.weights_BT * token_loss_BT)
+    sums, balance = common_sums(batch, scores)
+    sums["train/loss"] = loss
+    return loss + balance_coef * balance, Aux(sums, {})
+
+  return Stage(collect, loss_fn)
+
+
+def _sequence(prompt, response, loss_on):
+  length = len(prompt) + len(response)
+  mask_T = np.ones(length, bool)
+  mask_T[: len(prompt) if loss_on == "response" else 1] = False
+  tokens_T = np.array([*prompt, *response], np.int32)
+  return {"tokens_T": tokens_T, "mask_T": mask_T}
+
+
+def pack_update(
+  sequences: list[dict[str, Any]],
+  weigh: Weighting,
+  *,
+  row_tokens: int,
+  rows: int,
+  keep_B: np.ndarray | None = None,
+) -> list[Batch]:
+  """An update's microbatches, every token weighted.
+
+  Args:
+    sequences: `packing.pack`'s, with mask_T and without weights; masks of
+      responses left out are cleared.
+    weigh: Of WEIGHTINGS.
+    row_tokens, rows: Shape of a microbatch.
+    keep_B: False for sequences to leave out of the loss.
+  """
+  if keep_B is None:
+    keep_B = np.ones(len(sequences), bool)
+  lengths_B = np.array([s["mask_T"].sum() for s in sequences])
+  weights_B = weigh(lengths_B, keep_B)
+  means_B = weighting.token_mean(lengths_B, keep_B)
+  for s, weight, mean, keep in zip(sequences, weights_B, means_B, keep_B):
+    s["mask_T"] = s["mask_T"] & keep
+    s["weights_T"] = weight * s["mask_T"].astype(np.float32)
+    s["metric_weights_T"] = mean * s["mask_T"].astype(np.float32)
+  pads = {name: -1 for name in ("experts_TLP",) if name in sequences[0]}
+  microbatches, _ = packing.pack(
+    sequences, row_tokens=row_tokens, rows=rows, pad_values=pads
+  )
+  return [Batch(**fields) for fields in microbatches]
+
+
+def common_sums(batch: Batch, scores: policy.Scores):
+  """Metrics of any loss, as sums, and the balance loss."""
+  mean_BT = batch.metric_weights_BT
+  sums = {"train/entropy": jnp.sum(mean_BT * scores.entropy_BT)}
+  if scores.report is None:
+    return sums, 0.0
+  report = scores.report
+  sums["moe/load_LE"] = report.load_E
+  differs_BT = jnp.mean(report.differs_BT.astype(jnp.float32), axis=0)
+  sums["moe/replay_differs_frac"] = jnp.sum(mean_BT * differs_BT)
+  balance_BT = jnp.sum(report.balance_BT, axis=0)
+  return sums, jnp.sum(mean_BT * balance_BT)
