@@ -192,12 +192,13 @@ def checked(
     try:
       check_gold(question)
     except ValueError as error:
-      refused.append(f"{question.id!r} ({error})")
+      named = repr(question.id) in str(error)
+      refused.append(str(error) if named else f"{question.id!r}: {error}")
   if refused:
     raise ValueError(
       f"{where}: {len(refused)} of {len(questions)} questions are refused, "
-      f"their gold answer does not verify: {_listed(refused)}. "
-      "Correct or remove them."
+      "their gold answer does not verify. Correct or remove them: "
+      f"{_listed(refused)}"
     )
   return questions
 

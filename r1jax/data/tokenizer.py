@@ -38,7 +38,8 @@ class Tokenizer(NamedTuple):
   """What the rest of r1jax knows of a tokenizer.
 
   Attributes:
-    encode: Text to ids; adds no BOS and no EOS, knows no unknown text.
+    encode: Text to ids; adds no BOS and no EOS, and of the bundled model
+      no text is unknown.
     decode: Ids to text; control ids are dropped, broken UTF-8 is
       replaced.
     piece: Id to its piece, for reports.
@@ -107,7 +108,7 @@ def load(path: str | pathlib.Path = "bundled") -> Tokenizer:
 
   Raises:
     ValueError: If the file is missing, is no sentencepiece model, or
-      lacks BOS, EOS, padding or byte fallback.
+      lacks BOS, EOS or padding.
   """
   file = path_of(path)
   if not file.is_file():
@@ -127,10 +128,9 @@ def load(path: str | pathlib.Path = "bundled") -> Tokenizer:
       f"{file} has bos {bos_id}, eos {eos_id}, pad {pad_id}. "
       "All three must be 0 or more; train it with them."
     )
-  control = {bos_id, eos_id, pad_id}
 
   def decode(ids: Sequence[int]) -> str:
-    return processor.Decode([int(i) for i in ids if int(i) not in control])
+    return processor.Decode([int(i) for i in ids])
 
   return Tokenizer(
     encode=processor.EncodeAsIds,

@@ -153,8 +153,8 @@ class CheckGoldTest(parameterized.TestCase):
 
     with self.assertRaisesRegex(
       ValueError,
-      r"set: 8 of 10 questions are refused, .*: 'q2' \(gold 2 is bad\), 'q3' .*"
-      "'q6' .* and 3 more",
+      "set: 8 of 10 questions are refused, .*: 'q2': gold 2 is bad, 'q3': .*"
+      "'q6': gold 6 is bad and 3 more",
     ):
       sources.checked([question(i) for i in range(10)], check, "set")
 

@@ -1,6 +1,8 @@
+import io
 import pathlib
 import tempfile
 
+import sentencepiece
 from absl.testing import absltest, parameterized
 
 from r1jax.data import miniature, tokenizer
@@ -85,6 +87,8 @@ class BundledTest(parameterized.TestCase):
     t = self.tokenizer
     ids = t.encode("ok")
     self.assertEqual(t.decode([t.bos_id, *ids, t.eos_id, t.pad_id]), "ok")
+    self.assertEqual(t.decode([t.eos_id]), "")
+    self.assertEqual(t.decode([]), "")
     half = t.encode("你")[:1]
     self.assertEqual(t.decode([*ids, *half]), "ok\ufffd")
 
@@ -122,6 +126,20 @@ class LoadTest(parameterized.TestCase):
     path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()), "x")
     path.write_text("not a model")
     with self.assertRaisesRegex(ValueError, "no sentencepiece model"):
+      tokenizer.load(path)
+
+  def test_no_padding(self):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(["some text"]),
+      model_writer=model,
+      vocab_size=20,
+      hard_vocab_limit=False,
+      minloglevel=2,
+    )
+    path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()), "x")
+    path.write_bytes(model.getvalue())
+    with self.assertRaisesRegex(ValueError, "has bos 1, eos 2, pad -1. All"):
       tokenizer.load(path)
 
 
