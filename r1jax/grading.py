@@ -260,7 +260,7 @@ class _Worker:
     self.has_begun = False  # It took up the first of its jobs.
     self.is_dead = False
     self.was_late = False
-    self._since = time.monotonic()  # When its present job was first seen.
+    self._since = time.monotonic()  # Of the last sign that it moves.
     self._outgoing = bytearray()
     self._incoming = bytearray()
     self._selector = selector
@@ -271,8 +271,6 @@ class _Worker:
 
   def give(self, job: _Job) -> None:
     """Takes over a job; the line goes out as the pipe has room."""
-    if not self.jobs:
-      self._since = time.monotonic()
     self.jobs.append(job)
     self._outgoing += job.line
     self.write()
@@ -282,6 +280,7 @@ class _Worker:
     try:
       while self._outgoing:
         del self._outgoing[: os.write(self._in.fileno(), self._outgoing)]
+        self._since = time.monotonic()
     except BlockingIOError:
       if self._in not in self._selector.get_map():
         self._selector.register(self._in, selectors.EVENT_WRITE, self)

@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
@@ -36,8 +38,9 @@ def obeys(question, response, *, scale=1.0):
     case ["print"]:
       os.write(1, b"x" * 300_000)
       os.write(2, b"x" * 300_000)
-    case ["child"]:
-      subprocess.Popen(["sleep", "61"])
+    case ["child", path]:
+      child = subprocess.Popen(["sleep", "61"])
+      pathlib.Path(path).write_text(str(child.pid))
       time.sleep(60)
   return Reward(scale * len(response.text), response.text)
 
@@ -113,7 +116,8 @@ class GraderTest(parameterized.TestCase):
     self.assertEqual(grader.poll(), 0)
     grader.close()  # Again, without harm.
 
-  @parameterized.parameters("sleep 60", "spin", "deaf", "child")
+  @parameterized.parameters("sleep 60", "spin", "deaf")
+  @mock.patch.object(grading, "_GRACE_SECS", 0.5)
   def test_hang_costs_one_row(self, command):
     # The other rows wait behind it in the one worker, and are then graded.
     with start(workers=1, timeout_secs=0.5) as grader:
@@ -127,16 +131,13 @@ class GraderTest(parameterized.TestCase):
     self.assertEqual({reward.status for reward in rewards}, {"ok"})
 
   def test_what_a_late_worker_started_is_killed(self):
-    def sleepers():
-      found = subprocess.run(["pgrep", "-f", "^sleep 61$"], capture_output=True)
-      return set(found.stdout.split())
-
-    before = sleepers()
-    with start(workers=1, timeout_secs=0.5) as grader:
-      self.assertEqual(graded(grader, ["child"])[0].status, "timeout")
-      self.assertTrue(
-        wait_until_gone([int(pid) for pid in sleepers() - before])
-      )
+    with (
+      tempfile.NamedTemporaryFile("r") as file,
+      start(workers=1, timeout_secs=0.5) as grader,
+    ):
+      rewards = graded(grader, [f"child {file.name}"])
+      self.assertEqual(rewards[0].status, "timeout")
+      self.assertTrue(wait_until_gone([int(file.read())]))
 
   @parameterized.parameters(
     ("exit", "worker exited with status 0"),
@@ -150,6 +151,14 @@ class GraderTest(parameterized.TestCase):
       [reward.status for reward in rewards],
       ["ok", "failed", "ok", "failed", "failed", "ok"],
     )
+
+  def test_idle_worker_is_not_on_the_clock(self):
+    with start(workers=1, timeout_secs=0.2) as grader:
+      graded(grader, ["a"])
+      pids = grader.pids()
+      time.sleep(0.5)
+      self.assertEqual(graded(grader, ["b"])[0].reason, "b")
+      self.assertEqual(grader.pids(), pids)
 
   def test_idle_worker_that_dies_is_replaced(self):
     with start(workers=1) as grader:
@@ -224,6 +233,23 @@ class GraderTest(parameterized.TestCase):
       rows = grader.collect()
       self.assertEqual({row["obeys"].status for row in rows.values()}, {"ok"})
 
+  @mock.patch.object(grading, "_GRACE_SECS", 0.1)
+  def test_many_rows_in_time_are_not_late_together(self):
+    with start(workers=1, timeout_secs=0.4) as grader:
+      rewards = graded(grader, ["sleep 0.2"] * 6)
+    self.assertEqual({reward.status for reward in rewards}, {"ok"})
+
+  @mock.patch.object(grading, "_GRACE_SECS", 0.1)
+  def test_row_that_was_long_under_way_is_not_late(self):
+    with start(workers=1, timeout_secs=0.2) as grader:
+      graded(grader, ["a"])
+      pids = grader.pids()
+      text = "x" * 300_000  # More than the pipe holds until the next poll.
+      grader.submit(0, QUESTION, Response(text, 9, "eos"))
+      time.sleep(0.5)
+      self.assertEqual(grader.collect()[0]["obeys"].value, len(text))
+      self.assertEqual(grader.pids(), pids)
+
   def test_start_up_is_not_on_the_clock(self):
     with start(workers=1, timeout_secs=0.01) as grader:
       self.assertEqual(graded(grader, ["a"])[0].status, "ok")
@@ -263,7 +289,7 @@ class ParentTest(absltest.TestCase):
   SCRIPT = """
 import sys, time
 from {module} import start, QUESTION, Response
-grader = start(workers=3, timeout_secs=3.0)
+grader = start(workers=3, timeout_secs=1.5)
 for i in range(30):
   grader.submit(i, QUESTION, Response("a", 9, "eos"))
 grader.collect()

@@ -44,10 +44,10 @@ def format_error(text: str, think_prefilled: bool = False) -> str | None:
     if count != 1:
       return f"{tag} is there {count} times, not once"
   before, _, rest = text.partition(extract.THINK)
-  thoughts, closed, rest = rest.partition(extract.THINK_END)
-  between, opened, rest = rest.partition(extract.ANSWER)
-  answer, ended, after = rest.partition(extract.ANSWER_END)
-  if not (closed and opened and ended):
+  thoughts, _, rest = rest.partition(extract.THINK_END)
+  between, _, rest = rest.partition(extract.ANSWER)
+  answer, end, after = rest.partition(extract.ANSWER_END)
+  if not end:  # Some tag stands before the one it should follow.
     return "tags are out of order"
   for place, outside in (
     ("before <think>", before),

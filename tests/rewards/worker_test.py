@@ -87,13 +87,14 @@ class WorkerTest(absltest.TestCase):
   def test_prints_do_not_reach_the_protocol(self):
     table = f"--table={__name__}:TABLE"
     for flags, errors_hold_it in (([table], True), ([table, "--quiet"], False)):
-      process = start(*flags)
-      out, errors = process.communicate(
-        job({"prints": {}}, 3) + job({"prints": {}}, 4), timeout=30
-      )
-      replies = [json.loads(line) for line in out.splitlines()[2::2]]
-      self.assertEqual([reply["id"] for reply in replies], [3, 4])
-      self.assertEqual(replies[0]["rewards"]["prints"][1], "printed")
+      process = start("--timeout-secs=5", *flags)
+      process.stdin.write(job({"prints": {}}, 3))
+      process.stdin.flush()  # Its `cat` must not wait for the next line.
+      first = [json.loads(process.stdout.readline()) for _ in range(3)]
+      out, errors = process.communicate(job({"prints": {}}, 4), timeout=30)
+      replies = first + [json.loads(line) for line in out.splitlines()]
+      self.assertEqual([reply["id"] for reply in replies[2::2]], [3, 4])
+      self.assertEqual(replies[2]["rewards"]["prints"][1], "printed")
       self.assertEqual(b"noise" in errors, errors_hold_it)
 
   def test_ignores_sigint_and_ends_with_its_input(self):
