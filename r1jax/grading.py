@@ -81,10 +81,12 @@ class Grader:
       ValueError: For what no worker could run, by field.
     """
     if workers < 1:
-      raise ValueError(f"grading.workers is {workers}. Set it to 1 or more.")
+      raise ValueError(
+        f"config.grader.workers is {workers}. Set it to 1 or more."
+      )
     if not 0 < timeout_secs < math.inf:
       raise ValueError(
-        f"grading.timeout_secs is {timeout_secs}. Set it above 0, finite."
+        f"config.grader.timeout_secs is {timeout_secs}. Set it above 0, finite."
       )
     _check_rewards(worker.load_table(table), rewards)
     self._rewards = {name: dict(args) for name, args in rewards.items()}
