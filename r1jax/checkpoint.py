@@ -250,12 +250,10 @@ def _sha256(record: dict[str, Any]) -> str:
 
 
 def _one_line(error: Exception) -> str:
-  """Name and text of an error; of a long text, where TensorStore says what
-  failed and where it says why."""
+  """Name of an error and the start of its text, which may be pages."""
   text = " ".join(str(error).split())
-  if len(text) > 160:
-    text = f"{text[:60]} ... {text[-100:]}"
-  return f"{type(error).__name__}: {text}"
+  full = os.strerror(errno.ENOSPC)
+  return full if full in text else f"{type(error).__name__}: {text[:120]}"
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path:

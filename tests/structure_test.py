@@ -19,9 +19,10 @@ LAYERS = {
   "text": "rewards data",
   "parts": "policy optim sharding checkpoint metrics grading",
   "rollout": "rollout",
-  "jobs": "stages generate evaluate search",
+  "assembly": "experiment",
+  "stages": "stages generate evaluate search",
   "train": "train",
-  "programs": "pipeline plan report main",
+  "programs": "jobs pipeline plan report main",
 }
 APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 # Imported by grader processes and before a device is touched.
