@@ -75,12 +75,11 @@ class Checkpointer:
       return
     record = {
       "round": round,
-      "digest": tree.digest(state),
-      "layout": tree.layout(state),
+      "arrays": tree.fingerprints(state),
       "info": json.loads(json.dumps(info, allow_nan=False)),
     }
     items = ocp.args.Composite(
-      state=ocp.args.StandardSave(_named(state)),
+      state=ocp.args.PyTreeSave(_named(state)),
       info=ocp.args.JsonSave({"record": record, "sha256": _sha256(record)}),
     )
     self._writing(lambda: self._manager.save(round, args=items, force=True))
@@ -100,7 +99,7 @@ class Checkpointer:
   def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
     """(state, info) of the newest whole checkpoint, None if there is none.
 
-    The digest of what was read is compared with the one that was saved. A
+    The bits of what was read are compared with what was saved. A
     checkpoint that fails is logged in one line and the one before it is
     taken; only then is the failed one moved into the folder `damaged`, so
     that what strikes every checkpoint (too little memory) costs none.
@@ -115,7 +114,7 @@ class Checkpointer:
     """
     failed = []
     for round in sorted(self._manager.all_steps(), reverse=True):
-      found, problem = self._read(round, abstract_state)
+      found, problem = _read(self._manager, round, abstract_state)
       if found is not None:
         self._set_aside(failed)
         return found
@@ -140,59 +139,6 @@ class Checkpointer:
       CheckpointError: If the last save failed.
     """
     self._writing(self._manager.close)
-
-  def _read(
-    self, round: int, abstract_state: Any
-  ) -> tuple[tuple[Any, dict[str, Any]] | None, str]:
-    """((state, info), "") or (None, what is wrong with the checkpoint)."""
-    record = state = None
-    problem = ""
-    try:
-      record = self._read_record(round)
-    except Exception as error:  # Orbax raises no narrower class.
-      problem = _one_line(error)
-    if _any_host(problem):
-      return None, problem or "unreadable on another host"
-    self._check_layout(round, record["layout"], tree.layout(abstract_state))
-    try:
-      state = self._read_state(round, abstract_state)
-    except Exception as error:  # Orbax raises no narrower class.
-      problem = _one_line(error)
-    if _any_host(problem):
-      return None, problem or "unreadable on another host"
-    digest = tree.digest(state)
-    if digest != record["digest"]:
-      return None, f"digest {digest}, saved as {record['digest']}"
-    return (state, record["info"]), ""
-
-  def _read_record(self, round: int) -> dict[str, Any]:
-    items = ocp.args.Composite(info=ocp.args.JsonRestore())
-    stored = self._manager.restore(round, args=items)["info"]
-    record = stored["record"]
-    if _sha256(record) != stored["sha256"]:
-      raise ValueError("the info file was changed")
-    if record["round"] != round:
-      raise ValueError(f"it is the checkpoint of round {record['round']}")
-    return record
-
-  def _read_state(self, round: int, abstract_state: Any) -> Any:
-    target = jax.tree.map(_abstract, abstract_state)
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(_named(target)))
-    arrays = self._manager.restore(round, args=items)["state"]
-    leaves = [arrays[name] for name in tree.names(target)]
-    return jax.tree.unflatten(jax.tree.structure(target), leaves)
-
-  def _check_layout(
-    self, round: int, saved: dict[str, str], wanted: dict[str, str]
-  ) -> None:
-    for name in [*wanted, *saved]:
-      has, wants = saved.get(name), wanted.get(name)
-      if has != wants:
-        raise ValueError(
-          f"Checkpoint {self._directory / str(round)} has {has or 'no'} "
-          f"{name}, this config has {wants or 'none'}. Run the config that "
-          "made it, or choose another --workdir."
-        )
 
   def _set_aside(self, rounds: list[int]) -> None:
     """Moves checkpoints out of the way of their second save."""
@@ -219,6 +165,124 @@ class Checkpointer:
       f"free there): {_one_line(error)}. Checkpoints written before are "
       "whole: make room or mend the permissions, then run the same command."
     )
+
+
+def restore_weights(
+  path: str | os.PathLike, params: Any, buffers: Any
+) -> tuple[Any, Any]:
+  """(params, buffers) of the newest checkpoint of another run.
+
+  That run may be under way; nothing of it is changed.
+
+  Args:
+    path: Its workdir, or the directory of its checkpoints.
+    params: As `abstract_state` of `Checkpointer.restore`.
+    buffers: The same.
+
+  Raises:
+    CheckpointError: If there is no checkpoint or the newest is damaged.
+    ValueError: If it is another model's.
+  """
+  directory = pathlib.Path(path).absolute()
+  if (directory / "checkpoints").is_dir():
+    directory = directory / "checkpoints"
+  options = ocp.CheckpointManagerOptions(
+    create=False, read_only=True, lightweight_initialize=True
+  )
+  round = None
+  if directory.is_dir():
+    manager = ocp.CheckpointManager(directory, options=options)
+    round = manager.latest_step()
+  if round is None:
+    raise CheckpointError(
+      f"No checkpoint in {directory}. Give the --workdir of a run that saved "
+      "one."
+    )
+  part = {"params": params, "buffers": buffers}
+  found, problem = _read(manager, round, part, whole=False)
+  if found is None:
+    raise CheckpointError(
+      f"Checkpoint {directory / str(round)} cannot be read ({problem}). Run "
+      "the command that made it again, which goes back to a whole one."
+    )
+  return found[0]["params"], found[0]["buffers"]
+
+
+def _read(
+  manager: ocp.CheckpointManager,
+  round: int,
+  abstract_state: Any,
+  *,
+  whole: bool = True,
+) -> tuple[tuple[Any, dict[str, Any]] | None, str]:
+  """((state, info), "") or (None, what is wrong with the checkpoint).
+
+  Args:
+    manager: Of the directory.
+    round: Which checkpoint.
+    abstract_state: What to read.
+    whole: Whether that is all of the state that was saved.
+  """
+  record = state = None
+  problem = ""
+  try:
+    record = _read_record(manager, round)
+  except Exception as error:  # Orbax raises no narrower class.
+    problem = _one_line(error)
+  if _any_host(problem):
+    return None, problem or "unreadable on another host"
+  _check_layout(manager.directory / str(round), record, abstract_state, whole)
+  try:
+    state = _read_state(manager, round, abstract_state)
+  except Exception as error:  # Orbax raises no narrower class.
+    problem = _one_line(error)
+  if _any_host(problem):
+    return None, problem or "unreadable on another host"
+  for name, found in tree.fingerprints(state).items():
+    if found != record["arrays"][name]:
+      return None, f"the bits of {name} are not those that were saved"
+  return (state, record["info"]), ""
+
+
+def _read_record(manager: ocp.CheckpointManager, round: int) -> dict[str, Any]:
+  items = ocp.args.Composite(info=ocp.args.JsonRestore())
+  stored = manager.restore(round, args=items)["info"]
+  record = stored["record"]
+  if _sha256(record) != stored["sha256"]:
+    raise ValueError("the info file was changed")
+  if record["round"] != round:
+    raise ValueError(f"it is the checkpoint of round {record['round']}")
+  return record
+
+
+def _read_state(
+  manager: ocp.CheckpointManager, round: int, abstract_state: Any
+) -> Any:
+  target = jax.tree.map(_abstract, abstract_state)
+  named = _named(target)
+  restore = ocp.args.PyTreeRestore(
+    item=named,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(named),
+    partial_restore=True,
+  )
+  arrays = manager.restore(round, args=ocp.args.Composite(state=restore))
+  leaves = [arrays["state"][name] for name in named]
+  return jax.tree.unflatten(jax.tree.structure(target), leaves)
+
+
+def _check_layout(
+  path: os.PathLike, record: dict[str, Any], abstract_state: Any, whole: bool
+) -> None:
+  wanted = tree.layout(abstract_state)
+  saved = {name: line.split()[0] for name, line in record["arrays"].items()}
+  for name in [*wanted, *saved] if whole else wanted:
+    has, wants = saved.get(name), wanted.get(name)
+    if has != wants:
+      raise ValueError(
+        f"Checkpoint {path} has {has or 'no'} {name}, this config has "
+        f"{wants or 'none'}. Run the config that made it, or choose another "
+        "--workdir."
+      )
 
 
 def _named(state: Any) -> dict[str, Any]:

@@ -44,22 +44,28 @@ def layout(tree: Any) -> dict[str, str]:
 def digest(tree: Any) -> str:
   """Fingerprint of a tree's paths, shapes, dtypes and bits: 16 hex digits.
 
-    sum over elements of mix(word XOR hash(position))  mod 2^32, twice
-
-  Each leaf is summed where it lies. Integer addition has no order, so the
-  digest depends neither on sharding nor on the number of devices. The mix
-  is a bijection of the word: one changed bit always changes the sum, and
-  several, or two swapped elements, do but for one in 2^64.
-
   Args:
     tree: Leaves are arrays of jax or NumPy; None holds no bits.
   """
-  sums = jax.device_get([_leaf_sums(leaf) for leaf in jax.tree.leaves(tree)])
-  lines = [
-    f"{name} {kind} {pair[0]:08x} {pair[1]:08x}"
-    for (name, kind), pair in zip(layout(tree).items(), sums, strict=True)
-  ]
+  lines = [f"{name} {line}" for name, line in fingerprints(tree).items()]
   return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def fingerprints(tree: Any) -> dict[str, str]:
+  """Path of each leaf to its layout and two sums of its bits in hex.
+
+    sum over elements of mix(word XOR hash(position))  mod 2^32, twice
+
+  Each leaf is summed where it lies. Integer addition has no order, so the
+  sums depend neither on sharding nor on the number of devices. The mix is a
+  bijection of the word: one changed bit always changes the sum, and several,
+  or two swapped elements, do but for one in 2^64.
+  """
+  sums = jax.device_get([_leaf_sums(leaf) for leaf in jax.tree.leaves(tree)])
+  return {
+    name: f"{kind} {pair[0]:08x} {pair[1]:08x}"
+    for (name, kind), pair in zip(layout(tree).items(), sums, strict=True)
+  }
 
 
 def _leaf_sums(leaf: Any) -> jax.Array:

@@ -174,7 +174,7 @@ class CheckpointTest(parameterized.TestCase):
     saver = checkpoint.Checkpointer(self.directory, keep=3)
     self.assertEqual(saver.restore(make_state(0))[1], {"seen": 2})
 
-  def test_state_of_another_checkpoint_is_noticed_by_the_digest(self):
+  def test_state_of_another_checkpoint_is_noticed_by_its_bits(self):
     write_three(self.directory)
     shutil.rmtree(self.directory / "3" / "state")
     shutil.copytree(
@@ -183,7 +183,7 @@ class CheckpointTest(parameterized.TestCase):
     saver = checkpoint.Checkpointer(self.directory, keep=3)
     with self.assertLogs("r1jax.checkpoint") as logs:
       self.assertEqual(saver.restore(make_state(0))[1], {"seen": 2})
-    self.assertIn("digest", logs.output[0])
+    self.assertIn("the bits of params.mlp", logs.output[0])
 
   def test_an_empty_folder_of_a_round_falls_back(self):
     write_three(self.directory)
@@ -212,6 +212,36 @@ class CheckpointTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f"{name}.*another --workdir"):
       saver.restore(state)
     self.assertEqual(saver.restore(make_state(0))[1], {"seen": 3})
+
+  @parameterized.parameters(".", "..")
+  def test_weights_of_another_run(self, up):
+    directory = self.directory.parent / "checkpoints"
+    saver = checkpoint.Checkpointer(directory, keep=3)
+    for round in (1, 2):
+      saver.save(round, make_state(round), {"seen": round})
+    saver.wait()
+    under_way = directory / "3.orbax-checkpoint-tmp"
+    under_way.mkdir()
+    before = sorted(directory.rglob("*"))
+    params, moments = make_state(0).params, {"0": make_state(0).moments[0]}
+    got = checkpoint.restore_weights(directory / up, params, {})
+    self.assert_state(got[0], make_state(2).params)
+    self.assertEqual(got[1], {})
+    self.assertEqual(sorted(directory.rglob("*")), before)
+    with self.assertRaisesRegex(ValueError, "no buffers.0, this config has"):
+      checkpoint.restore_weights(directory, params, moments)
+    for path in directory.glob("2/state/d/*"):
+      path.write_bytes(b"")
+    with self.assertRaisesRegex(checkpoint.CheckpointError, "2 cannot be read"):
+      checkpoint.restore_weights(directory, params, {})
+
+  def test_no_weights_there(self):
+    for path in (self.directory, self.directory.parent):
+      with self.assertRaisesRegex(
+        checkpoint.CheckpointError, f"No checkpoint in {path}"
+      ):
+        checkpoint.restore_weights(path, make_state(0).params, {})
+    self.assertFalse(self.directory.exists())
 
   def test_file_in_place_of_the_directory(self):
     self.directory.write_text("not a directory")

@@ -7,9 +7,17 @@ from absl.testing import absltest, parameterized
 from r1jax import advantages, config_check, kl, losses, optim, weighting
 from r1jax.rewards import table
 
+SLOTS = {
+  "slots": 16,
+  "chunk_tokens": 8,
+  "prefill_rows": 8,
+  "repetition_tokens": 0,
+}
+
 
 def common():
   return {
+    "name": "zero-tiny",
     "seed": 0,
     "model": {"num_experts": 8},
     "init": {"name": "bundled"},
@@ -24,6 +32,11 @@ def common():
       "samples_per_question": 4,
       "questions": 64,
     },
+    "max_prompt_tokens": 64,
+    "max_response_tokens": 128,
+    "sampling": SLOTS,
+    "rewards": {"accuracy": {"weight": 1.0}, "format": {"weight": 1}},
+    "grader": {"workers": 1, "timeout_secs": 5.0},
   }
 
 
@@ -51,16 +64,15 @@ def training():
 
 def make_config(job):
   config = ml_collections.ConfigDict({"job": job})
-  if job == "lm":
-    config.update({**training(), "sequences_per_round": 64})
-  elif job == "evaluate":
+  if job == "evaluate":
+    config.update(common())
+  elif job == "lm":
     config.update(
       {
-        **common(),
-        "max_prompt_tokens": 64,
-        "max_response_tokens": 128,
-        "sampling": {"slots": 16, "chunk_tokens": 8},
-        "grader": {"workers": 1, "timeout_secs": 5.0},
+        **training(),
+        "sequences_per_round": 64,
+        "loss_on": "all",
+        "weighting": {"name": "token_mean"},
       }
     )
   else:
@@ -70,15 +82,7 @@ def make_config(job):
         "questions_per_round": 32,
         "samples_per_question": 8,
         "updates_per_round": 4,
-        "max_prompt_tokens": 64,
-        "max_response_tokens": 128,
-        "sampling": {
-          "temperature": 1.0,
-          "top_p": 1.0,
-          "top_k": 0,
-          "slots": 16,
-          "chunk_tokens": 8,
-        },
+        "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **SLOTS},
         "loss": {"name": "gspo", "clip_low": 0.2, "clip_high": 0.2},
         "advantage": {"name": "group_normalized"},
         "weighting": {"name": "sequence_mean"},
@@ -94,8 +98,6 @@ def make_config(job):
         "filter_truncated": False,
         "importance": {"name": "none"},
         "routing_replay": False,
-        "rewards": {"accuracy": {"weight": 1.0}, "format": {"weight": 1}},
-        "grader": {"workers": 1, "timeout_secs": 5.0},
       }
     )
   return config
@@ -193,7 +195,7 @@ class ConfigCheckTest(parameterized.TestCase):
     ({"samples_per_question": 1}, "compares the responses to one question"),
     ({"max_response_tokens": 7}, "tags alone need 8"),
     ({"updates_per_round": 7}, "does not divide .* 256 responses"),
-    ({"rows_per_microbatch": 6}, "config.mesh.fsdp = 4 does not divide"),
+    ({"rows_per_microbatch": 6}, "config.mesh = 4 does not divide"),
     ({"row_tokens": 191}, "64 . 128. Set it to 192 or more"),
     ({"sampling.top_p": 0.95}, "config.sampling.top_p is 0.95"),
     ({"sampling.top_k": 50}, "config.sampling.top_k is 50"),

@@ -38,6 +38,12 @@ class TreeTest(parameterized.TestCase):
       tree.layout(state), {"a.x": "float32[2,3]", "b.0": "int32[]"}
     )
 
+  def test_fingerprints_are_those_of_the_parts(self):
+    a, b = jnp.arange(3), jnp.ones((2, 2))
+    whole = tree.fingerprints({"p": {"a": a}, "q": b})
+    self.assertEqual(whole["p.a"], tree.fingerprints({"x": a})["x"])
+    self.assertStartsWith(whole["q"], "float32[2,2] ")
+
   def test_sums_against_a_loop(self):
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     want = []
