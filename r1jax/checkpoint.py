@@ -187,7 +187,7 @@ def restore_weights(
   if (directory / "checkpoints").is_dir():
     directory = directory / "checkpoints"
   options = ocp.CheckpointManagerOptions(
-    create=False, read_only=True, lightweight_initialize=True
+    read_only=True, lightweight_initialize=True
   )
   round = None
   if directory.is_dir():

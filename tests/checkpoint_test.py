@@ -167,6 +167,17 @@ class CheckpointTest(parameterized.TestCase):
       self.assertLen(logs.output, 1)
     saver.close()
 
+  def test_tampered_info_is_noticed(self):
+    write_three(self.directory)
+    path = self.directory / "3" / "info" / "metadata"
+    text = path.read_text().replace('"seen": 3', '"seen": 7')
+    self.assertIn('"seen": 7', text)
+    path.write_text(text)
+    saver = checkpoint.Checkpointer(self.directory, keep=3)
+    with self.assertLogs("r1jax.checkpoint") as logs:
+      self.assertEqual(saver.restore(make_state(0))[1], {"seen": 2})
+    self.assertIn("the info file was changed", logs.output[0])
+
   def test_swapped_checkpoints_are_noticed(self):
     write_three(self.directory)
     shutil.rmtree(self.directory / "3")
