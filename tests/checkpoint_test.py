@@ -64,6 +64,7 @@ FILES = (
 class CheckpointTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
+    self.addCleanup(gc.collect)
     self.directory = pathlib.Path(
       self.enterContext(tempfile.TemporaryDirectory()), "saved"
     )
@@ -132,7 +133,6 @@ class CheckpointTest(parameterized.TestCase):
     file=FILES, damage=("empty", "half", "gone", "flip", "zero")
   )
   def test_a_damaged_file_is_harmless_or_falls_back(self, file, damage):
-    self.addCleanup(gc.collect)
     write_three(self.directory)
     paths = list((self.directory / "3").glob(file))
     self.assertNotEmpty(paths)
