@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ATTENTIONS = ("gqa", "mla")
+ROPE_SCALINGS = ("llama3", "yarn")
 ROUTER_SCORES = ("sigmoid", "softmax")
 REMATS = ("none", "dots", "full")
 MOE_IMPLS = ("dense", "blocked", "ragged")
@@ -104,20 +105,35 @@ def from_dict(fields: Mapping[str, Any]) -> ModelConfig:
   """The config of a plain mapping, its values checked against each other.
 
   Raises:
-    ValueError: For an unknown field, or one that does not fit another.
+    ValueError: For a field that is unknown, missing, or does not fit
+      another.
   """
-  known = {f.name for f in dataclasses.fields(ModelConfig)}
-  for name in fields:
-    if name not in known:
-      listed = ", ".join(sorted(known))
-      raise ValueError(f"config.model.{name} is unknown. Known: {listed}.")
   fields = dict(fields)
   if fields.get("rope_scaling"):
-    fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
-  config = ModelConfig(**fields)
+    fields["rope_scaling"] = _build(
+      RopeScaling, fields["rope_scaling"], "config.model.rope_scaling"
+    )
+  config = _build(ModelConfig, fields, "config.model")
   for problem in _problems(config):
     raise ValueError(f"config.model.{problem}")
   return config
+
+
+def _build(kind, fields, where):
+  """kind(**fields).
+
+  Raises:
+    ValueError: For an unknown or a missing field.
+  """
+  known = {f.name: f.default for f in dataclasses.fields(kind)}
+  for name in fields:
+    if name not in known:
+      listed = ", ".join(sorted(known))
+      raise ValueError(f"{where}.{name} is unknown. Known: {listed}.")
+  for name, default in known.items():
+    if default is dataclasses.MISSING and name not in fields:
+      raise ValueError(f"{where}.{name} is missing. Set it.")
+  return kind(**fields)
 
 
 def _problems(c: ModelConfig):
@@ -132,6 +148,15 @@ def _problems(c: ModelConfig):
     value = getattr(c, field)
     if value not in allowed:
       yield f"{field} is {value!r}. Known: {', '.join(allowed)}."
+  if c.rope_scaling and c.rope_scaling.name not in ROPE_SCALINGS:
+    known = ", ".join(ROPE_SCALINGS)
+    yield f"rope_scaling.name is {c.rope_scaling.name!r}. Known: {known}."
+  for field in ("head_dim", "qk_rope_head_dim"):
+    if getattr(c, field) % 2:
+      yield (
+        f"{field} is {getattr(c, field)}; rotary turns pairs, so it must be "
+        "even."
+      )
   if c.num_mtp_layers:
     yield f"num_mtp_layers is {c.num_mtp_layers}; only 0 is built."
   if not 0 <= c.num_dense_layers <= c.num_layers:
@@ -160,6 +185,11 @@ def _problems(c: ModelConfig):
       yield (
         f"router_groups is {c.router_groups}; it must divide "
         f"num_experts={c.num_experts}."
+      )
+    elif not 1 <= c.router_topk_groups <= c.router_groups:
+      yield (
+        f"router_topk_groups is {c.router_topk_groups}, "
+        f"outside 1 to router_groups={c.router_groups}."
       )
     elif (
       c.experts_per_token

@@ -1,0 +1,115 @@
+import jax
+import jax.numpy as jnp
+from absl.testing import absltest, parameterized
+from configs import models
+
+from r1jax import policy, tree
+from r1jax.models import config as config_lib
+from tests import small
+
+
+def count(preset):
+  config = config_lib.from_dict(models.get_config(preset))
+  model = policy.make(config, temperature=1.0)
+  return tree.count(jax.eval_shape(model.init, jax.random.key(0)))
+
+
+class CountsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("deepseek-v3", 671_026_419_200),
+    ("deepseek-v2", 235_741_434_880),
+    ("deepseek-v2-lite", 15_706_484_224),
+    ("moonlight-16b", 15_960_110_208),
+    ("smollm2-135m", 134_515_008),
+  )
+  def test_published_model_has_its_parameters_to_the_unit(self, preset, want):
+    self.assertEqual(count(preset), want)
+
+  def test_router_biases_of_v3_are_buffers(self):
+    config = config_lib.from_dict(models.get_config("deepseek-v3"))
+    model = policy.make(config, temperature=1.0)
+    _, buffers = jax.eval_shape(model.init, jax.random.key(0))
+    (bias_LE,) = jax.tree.leaves(buffers)
+    self.assertEqual(bias_LE.shape, (58, 256))
+    self.assertEqual(bias_LE.dtype, jnp.float32)
+
+  def test_tiny_has_about_a_million(self):
+    self.assertBetween(count("tiny"), 1_000_000, 1_200_000)
+
+  def test_the_student_is_smaller(self):
+    self.assertLess(count("tiny-dense"), count("tiny") / 2)
+
+
+class FromDictTest(parameterized.TestCase):
+  @parameterized.parameters(*models.PRESETS)
+  def test_preset_is_valid(self, preset):
+    config = config_lib.from_dict(models.get_config(preset))
+    self.assertEqual(
+      config.num_moe_layers, config.num_layers - config.num_dense_layers
+    )
+
+  def test_unknown_preset_lists_the_known(self):
+    with self.assertRaisesRegex(ValueError, "'tny' is unknown.*tiny-dense"):
+      models.get_config("tny")
+
+  @parameterized.parameters(
+    (dict(d_modle=3), "config.model.d_modle is unknown. Known: attention"),
+    (dict(attention="mha"), "config.model.attention is 'mha'. Known: gqa, m"),
+    (dict(router_score="tanh"), "router_score is 'tanh'. Known: sigmoid"),
+    (dict(remat="some"), "remat is 'some'. Known: none, dots, full"),
+    (dict(moe_impl="fast"), "moe_impl is 'fast'. Known: dense, blocked"),
+    (dict(param_dtype="float16"), "param_dtype is 'float16'. Known: float32"),
+    (dict(compute_dtype="int8"), "compute_dtype is 'int8'. Known: float32"),
+    (dict(num_mtp_layers=1), "num_mtp_layers is 1; only 0 is built"),
+    (dict(num_dense_layers=4), "num_dense_layers is 4, outside 0 to .*=3"),
+    (dict(kv_lora_rank=0), "attention is 'mla': set kv_lora_rank"),
+    (dict(qk_rope_head_dim=3), "qk_rope_head_dim is 3; .* even"),
+    (dict(experts_per_token=9), "experts_per_token is 9, outside 1 to .*=8"),
+    (dict(router_groups=3), "router_groups is 3; it must divide .*=8"),
+    (dict(router_topk_groups=5), "router_topk_groups is 5, outside 1 to .*=4"),
+    (
+      dict(experts_per_token=5),
+      "router_topk_groups is 2: too few groups for experts_per_token=5",
+    ),
+    (
+      dict(rope_scaling=dict(name="ntk", factor=2.0, original_max_positions=8)),
+      "config.model.rope_scaling.name is 'ntk'. Known: llama3, yarn",
+    ),
+    (
+      dict(rope_scaling=dict(name="yarn", factr=2.0)),
+      "config.model.rope_scaling.factr is unknown. Known: ",
+    ),
+    (
+      dict(rope_scaling=dict(name="yarn", factor=2.0)),
+      "config.model.rope_scaling.original_max_positions is missing",
+    ),
+  )
+  def test_wrong_value_is_named(self, changes, message):
+    with self.assertRaisesRegex(ValueError, message):
+      small.mla(**changes)
+
+  @parameterized.parameters(
+    (dict(num_kv_heads=3), "num_kv_heads is 3; num_heads=4 must be"),
+    (dict(num_kv_heads=0), "num_kv_heads is 0"),
+    (dict(head_dim=7), "head_dim is 7; .* even"),
+  )
+  def test_wrong_heads_are_named(self, changes, message):
+    with self.assertRaisesRegex(ValueError, message):
+      small.gqa(**changes)
+
+  def test_missing_field_is_named(self):
+    with self.assertRaisesRegex(ValueError, "config.model.d_ff is missing"):
+      config_lib.from_dict(
+        dict(
+          vocab_size=8,
+          d_model=8,
+          num_layers=1,
+          num_dense_layers=1,
+          num_heads=1,
+          attention="gqa",
+        )
+      )
+
+
+if __name__ == "__main__":
+  absltest.main()
