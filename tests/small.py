@@ -66,15 +66,17 @@ CONFIGS = {"gqa": gqa, "mla": mla}
 
 
 @functools.lru_cache
-def weights(config, seed=0, noise=0.25):
-  """(params, buffers) with noise on every leaf, scales and biases too."""
+def weights(config, seed=0, std=0.25):
+  """(params, buffers), normal around 1 for scales and 0 for the rest."""
   model = policy.make(config, temperature=1.0)
-  variables = nn.unbox(jax.jit(model.init)(jax.random.key(seed)))
+  shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
   rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: leaf + noise * rng.standard_normal(leaf.shape, np.float32),
-    variables,
-  )
+
+  def draw(path, leaf):
+    noise = std * rng.standard_normal(leaf.shape, np.float32)
+    return jnp.asarray(noise + (path[-1].key == "scale"))
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @functools.lru_cache

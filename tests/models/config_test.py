@@ -1,8 +1,8 @@
 import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
-from configs import models
 
+from configs import models
 from r1jax import policy, tree
 from r1jax.models import config as config_lib
 from tests import small

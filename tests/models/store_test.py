@@ -1,0 +1,77 @@
+import json
+import os
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from absl.testing import absltest, parameterized
+
+from r1jax.models import store
+from tests import small
+
+
+class StoreTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = self.enter_context(tempfile.TemporaryDirectory())
+    self.path = os.path.join(folder, "w.safetensors")
+    self.config = small.mla()
+    self.weights = small.weights(self.config)
+    store.save(self.path, self.config, *self.weights)
+
+  def test_loads_bit_for_bit(self):
+    abstract = jax.eval_shape(lambda: self.weights)
+    loaded = store.load(self.path, *abstract)
+    self.assertEqual(
+      jax.tree.structure(loaded), jax.tree.structure(self.weights)
+    )
+    for got, want in zip(
+      jax.tree.leaves(loaded), jax.tree.leaves(self.weights)
+    ):
+      self.assertEqual(got.dtype, want.dtype)
+      self.assertEqual(got.tobytes(), np.asarray(want).tobytes())
+
+  def test_keeps_bfloat16_and_odd_numbers(self):
+    params = {"a": jnp.array([1.5, -0.0, jnp.inf, jnp.nan], jnp.bfloat16)}
+    store.save(self.path, self.config, params, {})
+    loaded, buffers = store.load(self.path, params, {})
+    self.assertEqual(loaded["a"].dtype, jnp.bfloat16)
+    self.assertEqual(loaded["a"].tobytes(), np.asarray(params["a"]).tobytes())
+    self.assertEqual(buffers, {})
+
+  @parameterized.parameters(
+    (dict(d_ff=20), "params.dense_layers.mlp.down.kernel, .*20"),
+    (dict(q_lora_rank=0), "params.dense_layers.attention.query.kernel"),
+    (dict(router_bias=False), "buffers.moe_layers.moe.router_bias, .*none"),
+    (dict(tie_embeddings=False), "has no params.head, config.model has float"),
+    (dict(vocab_size=33), "params.embedding, .*33"),
+  )
+  def test_other_model_is_named_by_its_array(self, changes, message):
+    other = small.weights(small.mla(**changes))
+    with self.assertRaisesRegex(ValueError, message) as raised:
+      store.load(self.path, *other)
+    self.assertIn(self.path, str(raised.exception))
+    self.assertIn("Choose the model of the weights", str(raised.exception))
+
+  @parameterized.parameters("missing", "cut", "garbage")
+  def test_unreadable_file_is_named(self, damage):
+    if damage == "missing":
+      os.remove(self.path)
+    elif damage == "cut":
+      os.truncate(self.path, os.path.getsize(self.path) // 2)
+    else:
+      with open(self.path, "wb") as file:
+        file.write(b"x" * 100)
+    with self.assertRaisesRegex(ValueError, "w.safetensors cannot be read"):
+      store.load(self.path, *self.weights)
+
+  def test_file_names_its_model(self):
+    with safetensors.safe_open(self.path, "np") as file:
+      model = json.loads(file.metadata()["model"])
+    self.assertEqual(small.mla(**model), self.config)
+
+
+if __name__ == "__main__":
+  absltest.main()
