@@ -50,8 +50,8 @@ def miniature(preset: str) -> ConfigDict:
   config.tokenizer = "bundled"
   config.template = "miniature"
   config.mesh = dict(data=1, fsdp=1, expert=1, tensor=1)
-  config.max_prompt_tokens = 24
-  config.max_response_tokens = 168
+  config.max_prompt_tokens = 16
+  config.max_response_tokens = 176
   config.sampling = dict(
     slots=128, chunk_tokens=16, prefill_rows=64, repetition_tokens=0
   )
@@ -77,8 +77,8 @@ def training(config: ConfigDict) -> ConfigDict:
   """The config with the fields of every training job."""
   config.router_bias_rate = 0.0
   config.balance_coef = 0.0
-  config.row_tokens = 256
-  config.rows_per_microbatch = 16
+  config.row_tokens = 192
+  config.rows_per_microbatch = 12
   config.checkpoint_every_rounds = 10
   config.keep_checkpoints = 3
   config.eval_every_rounds = 0

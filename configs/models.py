@@ -23,7 +23,7 @@ def tiny() -> dict:
     num_layers=4,
     num_dense_layers=1,
     num_heads=4,
-    d_ff=384,
+    d_ff=256,
     attention="mla",
     q_lora_rank=0,
     kv_lora_rank=32,
@@ -33,7 +33,7 @@ def tiny() -> dict:
     num_experts=8,
     experts_per_token=2,
     num_shared_experts=1,
-    d_expert=64,
+    d_expert=56,
     router_score="sigmoid",
     router_groups=4,
     router_topk_groups=2,
@@ -44,6 +44,7 @@ def tiny() -> dict:
     rope_interleaved=True,
     tie_embeddings=True,
     init_std=0.05,
+    scan_unroll=4,
   )
 
 
@@ -62,6 +63,7 @@ def tiny_dense() -> dict:
     qk_norm=True,
     tie_embeddings=True,
     init_std=0.05,
+    scan_unroll=4,
   )
 
 
@@ -97,6 +99,7 @@ def bench_tiny() -> dict:
     attention="gqa",
     norm_eps=1e-6,
     tie_embeddings=True,
+    scan_unroll=4,
   )
 
 

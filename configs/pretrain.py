@@ -18,7 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data = dict(name="miniature", seed=0)
   config.loss_on = "all"
   config.weighting = dict(name="token_mean")
-  config.rounds = 1500
+  config.rounds = 5000
   config.sequences_per_round = 64
   config.optimizer = dict(
     name="adamw",
@@ -28,12 +28,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     eps=1e-8,
     weight_decay=0.1,
     clip_norm=1.0,
-    schedule=dict(name="cosine", warmup_updates=50, final_fraction=0.05),
+    schedule=dict(name="cosine", warmup_updates=100, final_fraction=0.05),
   )
   config.router_bias_rate = 0.001
   config.balance_coef = 1e-4
-  config.checkpoint_every_rounds = 250
-  config.eval_every_rounds = 500
+  config.checkpoint_every_rounds = 500
+  config.eval_every_rounds = 1000
   if smoke:
     config.rounds = 4
     config.sequences_per_round = 8

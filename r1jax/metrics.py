@@ -66,7 +66,7 @@ class MetricWriter:
     self._lines.write([{"round": round, **plain}])
     for name, value in plain.items():
       if isinstance(value, (int, float)):
-        self._board.add_scalar(name, value, round)
+        self._board.add_scalar(name.replace("@", "_at_"), value, round)
     self._board.flush()
 
   def close(self) -> None:

@@ -19,7 +19,7 @@ from r1jax.models.moe import Report
 from r1jax.sampling import decode, engine
 from r1jax.types import Batch, Params
 
-_HEAD_ELEMENTS = 1 << 25  # Logits that exist at a time.
+_HEAD_ELEMENTS = 1 << 24  # Logits that exist at a time.
 
 
 class Scores(NamedTuple):
@@ -138,7 +138,7 @@ def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
   """
   B, T = tokens_BT.shape
   V = jax.eval_shape(head, hidden_BTD[:, 0]).shape[-1]
-  chunk = max(8, min(T, _HEAD_ELEMENTS // (B * V)) // 8 * 8)
+  chunk = _chunk_tokens(B, T, V)
   chunks = -(-T // chunk)
   width = chunks * chunk
   order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
@@ -149,8 +149,8 @@ def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
     return moved_BT.reshape(B, chunks, chunk).swapaxes(0, 1)
 
   # The hidden state that predicts token t is that of token t - 1.
-  source_BT1 = jnp.maximum(order_BT - 1, 0)[:, :, None]
-  moved_BTD = jnp.take_along_axis(hidden_BTD, source_BT1, axis=1)
+  source_BT = jnp.maximum(order_BT - 1, 0)
+  moved_BTD = jax.vmap(lambda row_TD, at_T: row_TD[at_T])(hidden_BTD, source_BT)
   moved_BTD = jnp.pad(moved_BTD, ((0, 0), (0, width - T), (0, 0)))
   hidden_CBXD = moved_BTD.reshape(B, chunks, chunk, -1).swapaxes(0, 1)
 
@@ -186,3 +186,9 @@ def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
     )
     for each in pair
   )
+
+
+def _chunk_tokens(B: int, T: int, V: int) -> int:
+  """Tokens of a row in one chunk: a power of two, 8 to 64."""
+  most = min(64, T, _HEAD_ELEMENTS // (B * V))
+  return max(8, 1 << max(0, most.bit_length() - 1))

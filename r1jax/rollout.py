@@ -1,6 +1,7 @@
 """A rollout: questions to graded groups of responses."""
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,10 +37,18 @@ class Row(NamedTuple):
 
 
 class Rollout(NamedTuple):
-  """Rows question by question, and how busy the slots were."""
+  """Rows question by question, and what they cost.
+
+  Attributes:
+    slot_utilization: Response tokens over slots times decode steps.
+    rollout_secs: Of sampling.
+    grade_secs: Waited for grades after the last row was sampled.
+  """
 
   rows: list[Row]
   slot_utilization: float
+  rollout_secs: float = 0.0
+  grade_secs: float = 0.0
 
 
 Roll = Callable[..., Rollout]
@@ -93,6 +102,7 @@ def _roll(
     for q in range(len(questions))
     for g in range(samples)
   ]
+  start = time.perf_counter()
   sampled, stats = engine.sample(
     programs,
     params,
@@ -102,7 +112,9 @@ def _roll(
     requests,
     on_finish=on_finish,
   )
+  sampled_at = time.perf_counter()
   graded = grader.collect()
+  graded_at = time.perf_counter()
   rows = []
   for each in sampled:
     place, q = (each.question, each.sample), each.question - first
@@ -111,7 +123,9 @@ def _roll(
     rows.append(
       Row(questions[q], prompts[q], each, responses[place], rewards, total)
     )
-  return Rollout(rows, stats.slot_utilization)
+  return Rollout(
+    rows, stats.slot_utilization, sampled_at - start, graded_at - sampled_at
+  )
 
 
 def metrics(rows: Sequence[Row]) -> dict[str, float]:

@@ -251,6 +251,8 @@ def _round(stage, update, state, loop, round, checkpointer):
     state = state._replace(reference=fresh)
   row |= mean_over_updates(parts)
   row["time/collect_secs"] = collected - start
+  tokens = sum(int(b.mask_BT.sum()) for batches in updates for b in batches)
+  row["time/tokens_per_sec"] = tokens / (end - start)
   row["time/update_secs"] = end - collected
   row["time/total_secs"] = end - start
   return state, row

@@ -52,6 +52,8 @@ class ModelConfig:
     router_bias: Whether selection adds a bias that has no gradient.
     num_mtp_layers: Multi-token prediction; only 0 is built.
     remat: What the backward pass recomputes of a layer.
+    scan_unroll: Layers a step of the scan over layers; more compile
+      longer and store less between layers.
     moe_impl: "dense" computes every expert for every token, "blocked"
       batches sorted tokens in blocks of one expert, "ragged" is
       lax.ragged_dot; all are dropless and agree to rounding.
@@ -93,6 +95,7 @@ class ModelConfig:
   param_dtype: str = "float32"
   compute_dtype: str = "float32"
   remat: str = "none"
+  scan_unroll: int = 1
   moe_impl: str = "blocked"
 
   @property

@@ -134,8 +134,7 @@ def rope_frequencies(
     keep = np.clip((turns - low) / (high - low), 0, 1)
     return (keep * frequencies + (1 - keep) * slow).astype(np.float32)
   raise ValueError(
-    f"config.model.rope_scaling.name is {scaling.name!r}. "
-    "Known: llama3, yarn."
+    f"config.model.rope_scaling.name is {scaling.name!r}. Known: llama3, yarn."
   )
 
 

@@ -98,9 +98,7 @@ class LatentAttention(nn.Module):
 def _expanded(q_nope_BTNH, q_rope_BTNR, latent, rope, up_CNX, context, c):
   """Per-head keys and values, as in training."""
   expanded_BNSX = jnp.einsum("BSC,CNX->BNSX", latent, up_CNX)
-  k_nope_BNSH, v_BNSH = jnp.split(
-    expanded_BNSX, [c.qk_nope_head_dim], axis=-1
-  )
+  k_nope_BNSH, v_BNSH = jnp.split(expanded_BNSX, [c.qk_nope_head_dim], axis=-1)
   rope_B1SR = rope[:, None]
   rope_BNSR = jnp.broadcast_to(
     rope_B1SR, k_nope_BNSH.shape[:3] + rope_B1SR.shape[-1:]

@@ -264,9 +264,7 @@ class MoE(nn.Module):
     init = nn.with_logical_partitioning(
       nn.initializers.normal(c.init_std), axes
     )
-    return self.param(name, init, shape, jnp.dtype(c.param_dtype)).astype(
-      dtype
-    )
+    return self.param(name, init, shape, jnp.dtype(c.param_dtype)).astype(dtype)
 
   def _report(self, routing, differs_X, context, shape):
     c = self.config
@@ -280,9 +278,7 @@ class MoE(nn.Module):
     picks_XE = jnp.sum(
       jax.nn.one_hot(routing.experts_XP, c.num_experts), axis=1
     )
-    load_E = jnp.sum(
-      jnp.where(real_BT.reshape(-1, 1), picks_XE, 0.0), axis=0
-    )
+    load_E = jnp.sum(jnp.where(real_BT.reshape(-1, 1), picks_XE, 0.0), axis=0)
     return Report(
       routing.experts_XP.reshape(B, T, -1),
       differs_X.reshape(B, T),

@@ -126,6 +126,7 @@ class Transformer(nn.Module):
       split_rngs={"params": True},
       in_axes=(0, nn.broadcast),
       length=length,
+      unroll=min(c.scan_unroll, length),
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(**arguments)
 

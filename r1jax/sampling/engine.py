@@ -248,10 +248,9 @@ def _harvest(owners, chunk, pool):
       tokens_T, logprobs_T, experts_TLP = (
         np.concatenate(part) for part in zip(*owner.parts)
       )
-      prompt_TLP = pool.experts(owner.request.question)
       last_TLP = np.full((1, *experts_TLP.shape[1:]), -1, np.int32)
       experts_TLP = np.concatenate(
-        [prompt_TLP.reshape(-1, *experts_TLP.shape[1:]), experts_TLP, last_TLP]
+        [pool.experts(owner.request.question), experts_TLP, last_TLP]
       )
       yield Sample(
         *owner.request,

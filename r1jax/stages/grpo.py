@@ -107,13 +107,13 @@ def _gather(roll, questions, state, key, round, s):
   rewards are all equal are set aside while waves are left; if too few
   others turn up, they fill the rest, so that the round has its shape.
   """
-  kept, equal, seen, busy = [], [], [], []
+  kept, equal, seen, waves = [], [], [], []
   for wave in range(s.max_waves):
     first = wave * s.questions
     batch = questions(round * s.max_waves * s.questions + first, s.questions)
     rolled = roll(state.params, state.buffers, key, batch, s.samples, first)
     seen += rolled.rows
-    busy.append(rolled.slot_utilization)
+    waves.append(rolled)
     for g in range(0, len(rolled.rows), s.samples):
       group = rolled.rows[g : g + s.samples]
       varied = any(row.reward != group[0].reward for row in group)
@@ -122,8 +122,12 @@ def _gather(roll, questions, state, key, round, s):
       break
   groups = (kept + equal)[: s.questions]
   metrics = rollout.metrics(seen)
-  metrics["rollout/slot_utilization"] = float(np.mean(busy))
-  metrics["rollout/waves"] = len(busy)
+  metrics["rollout/slot_utilization"] = float(
+    np.mean([wave.slot_utilization for wave in waves])
+  )
+  metrics["rollout/waves"] = len(waves)
+  for name in ("rollout_secs", "grade_secs"):
+    metrics[f"time/{name}"] = sum(getattr(wave, name) for wave in waves)
   metrics["rollout/zero_variance_frac"] = float(
     np.mean([all(r.reward == g[0].reward for r in g) for g in groups])
   )
