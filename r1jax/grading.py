@@ -1,7 +1,6 @@
 """Grading in worker processes, while the sampler goes on."""
 
 import contextlib
-import inspect
 import json
 import math
 import os
@@ -368,13 +367,6 @@ def _check_rewards(
     field = f"config.rewards.{name}"
     function = registry.lookup(table, name, "config.rewards")
     registry.check_arguments(function, arguments, field)
-    for parameter in inspect.signature(function).parameters.values():
-      if (
-        parameter.kind is parameter.KEYWORD_ONLY
-        and parameter.default is parameter.empty
-        and parameter.name not in arguments
-      ):
-        raise ValueError(f"{field}.{parameter.name} is missing. Set it.")
 
 
 def _environment() -> dict[str, str]:

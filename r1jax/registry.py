@@ -20,7 +20,8 @@ def make(
     field: Where the choice stands in the config, for the error.
 
   Raises:
-    ValueError: For an unknown name or argument; it lists the known ones.
+    ValueError: For an unknown name or argument, which lists the known ones,
+      or an argument that is missing.
   """
   arguments = dict(choice)
   function = lookup(table, arguments.pop("name", None), f"{field}.name")
@@ -45,13 +46,20 @@ def lookup(table: Mapping[str, Any], name: Any, field: str) -> Any:
 def check_arguments(
   function: Callable[..., Any], arguments: Mapping[str, Any], field: str
 ) -> None:
-  """Raises ValueError if the function has no such keyword argument."""
-  known = [
-    p.name
+  """Raises ValueError for an argument too many or one too few.
+
+  What a choice may set are the function's keyword-only arguments, and it
+  must set those without a default.
+  """
+  known = {
+    p.name: p
     for p in inspect.signature(function).parameters.values()
     if p.kind is inspect.Parameter.KEYWORD_ONLY
-  ]
+  }
+  listed = ", ".join(known) or "none"
   for name in arguments:
     if name not in known:
-      listed = ", ".join(known) or "none"
       raise ValueError(f"{field}.{name} is unknown. Known: {listed}.")
+  for name, parameter in known.items():
+    if parameter.default is parameter.empty and name not in arguments:
+      raise ValueError(f"{field}.{name} is missing. Set it. Known: {listed}.")
