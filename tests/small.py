@@ -174,7 +174,8 @@ def markov(table_VV):
     num_kv_heads=1,
     head_dim=2,
     d_ff=2,
-    norm_eps=0.0,
+    qk_norm=False,
+    norm_eps=1e-12,
   )
   params, buffers = weights(config)
   params = jax.tree.map(jnp.zeros_like, params)

@@ -34,7 +34,7 @@ class CountsTest(parameterized.TestCase):
     self.assertEqual(bias_LE.dtype, jnp.float32)
 
   def test_tiny_has_about_a_million(self):
-    self.assertBetween(count("tiny"), 1_000_000, 1_200_000)
+    self.assertBetween(count("tiny"), 900_000, 1_200_000)
 
   def test_the_student_is_smaller(self):
     self.assertLess(count("tiny-dense"), count("tiny") / 2)
