@@ -75,7 +75,6 @@ def abstract_weights(
 def weights(
   config: ml_collections.ConfigDict,
   model: policy.Policy,
-  dims: model_config.ModelConfig,
   mesh: jax.sharding.Mesh,
 ) -> tuple[Params, Params]:
   """Parameters and buffers as config.init says, on the mesh.
@@ -94,7 +93,12 @@ def weights(
   if name == "checkpoint":
     return checkpoint.restore_weights(config.init.path, *abstract)
   path = BUNDLED if name == "bundled" else config.init.path
-  del dims
+  if name == "bundled" and not BUNDLED.exists():
+    raise ValueError(
+      f"config.init.name is 'bundled', but there is no {BUNDLED}. Install "
+      "the package whole, or make weights with configs/pretrain.py and set "
+      "config.init to dict(name='safetensors', path=...)."
+    )
   return jax.device_put(store.load(path, *abstract), shardings)
 
 

@@ -6,8 +6,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -17,13 +17,17 @@ from absl import logging
 
 import r1jax
 from r1jax import (
+  advantages,
   checkpoint,
   evaluate,
   experiment,
+  grading,
+  losses,
   metrics,
   optim,
   policy,
   registry,
+  rollout,
   sharding,
   train,
   tree,
@@ -32,22 +36,50 @@ from r1jax import (
 from r1jax.data import sources
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import store
+from r1jax.models.config import ModelConfig
+from r1jax.records import Question
 from r1jax.stages import grpo, lm
+from r1jax.types import Stage
 
+CARD = "run.json"
 EXPORT = "params.safetensors"
 
 
+class Run(NamedTuple):
+  """What every job starts from.
+
+  Attributes:
+    stack: Closes what the run opens.
+    suites: Questions of each evaluation suite, the same for every
+      checkpoint.
+    grader: Its processes start at the first response.
+  """
+
+  config: ml_collections.ConfigDict
+  workdir: str
+  stack: contextlib.ExitStack
+  tokenizer: tokenizer_lib.Tokenizer
+  dims: ModelConfig
+  mesh: jax.sharding.Mesh
+  suites: dict[str, list[Question]]
+  grader: grading.Grader
+
+
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Runs config.job in the workdir.
+  """Runs config.job in the workdir; the same again resumes.
 
   Raises:
     ValueError: For what the config asks and cannot be had.
     OSError: If the workdir cannot be written.
   """
+  job = registry.lookup(JOBS, config.job, "config.job")
   os.makedirs(workdir, exist_ok=True)
   claim(config, workdir)
+  if "final_digests" in read_card(workdir):
+    logging.info("%s is finished: %d rounds.", workdir, config.rounds)
+    return
   with contextlib.ExitStack() as stack:
-    registry.lookup(JOBS, config.job, "config.job")(config, workdir, stack)
+    job(_start(config, workdir, stack))
 
 
 def claim(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -56,30 +88,41 @@ def claim(config: ml_collections.ConfigDict, workdir: str) -> None:
   Raises:
     ValueError: If the workdir was made by another config.
   """
-  path = os.path.join(workdir, "run.json")
   wanted = json.loads(config.to_json())
-  if os.path.exists(path):
-    with open(path, encoding="utf-8") as file:
-      found = json.load(file)["config"]
-    different = sorted(_differences(found, wanted, "config"))
-    if different:
-      raise ValueError(
-        f"{workdir} was made by another config: {'; '.join(different[:5])}. "
-        "Choose another --workdir, or run the config that made it."
-      )
-    return
+  found = read_card(workdir).get("config", wanted)
+  different = sorted(_differences(found, wanted, "config"))
+  if different:
+    raise ValueError(
+      f"{workdir} was made by another config: {'; '.join(different[:5])}. "
+      "Choose another --workdir, or run the config that made it."
+    )
   write_card(workdir, {"config": wanted})
+
+
+def read_card(workdir: str) -> dict[str, Any]:
+  """What run.json holds; nothing where there is none.
+
+  Raises:
+    ValueError: If it is not JSON.
+  """
+  path = os.path.join(workdir, CARD)
+  if not os.path.exists(path):
+    return {}
+  with open(path, encoding="utf-8") as file:
+    try:
+      return json.load(file)
+    except ValueError as error:
+      raise ValueError(
+        f"{path} is not JSON ({error}). Mend it, or choose another --workdir."
+      ) from error
 
 
 def write_card(workdir: str, fields: dict[str, Any]) -> None:
   """Adds fields to run.json, in one step."""
-  path = os.path.join(workdir, "run.json")
-  card = {}
-  if os.path.exists(path):
-    with open(path, encoding="utf-8") as file:
-      card = json.load(file)
+  path = os.path.join(workdir, CARD)
+  card = read_card(workdir) | fields
   with open(path + ".new", "w", encoding="utf-8") as file:
-    json.dump(card | fields, file, indent=2, ensure_ascii=False)
+    json.dump(card, file, indent=2, ensure_ascii=False)
   os.replace(path + ".new", path)
 
 
@@ -112,123 +155,22 @@ def _machine() -> dict[str, Any]:
   }
 
 
-def _train(config, workdir, stack, make_stage, with_reference):
-  """Trains a stage, from the newest checkpoint if there is one."""
-  start = time.time()
+def _start(
+  config: ml_collections.ConfigDict, workdir: str, stack: contextlib.ExitStack
+) -> Run:
   tokenizer = tokenizer_lib.load(config.tokenizer)
   dims = experiment.dimensions(config, tokenizer)
   suites = _suites(config)
   mesh = sharding.make_mesh(config.mesh)
-  temperature = config.sampling.temperature if config.job == "grpo" else 1.0
-  model = policy.make(
-    dims, temperature=temperature, with_balance=config.balance_coef > 0
-  )
-  checkpointer = checkpoint.Checkpointer(
-    os.path.join(workdir, "checkpoints"), keep=config.keep_checkpoints
-  )
-  stack.callback(checkpointer.close)
-  if checkpointer.latest() == config.rounds - 1:
-    logging.info("%s is finished: %d rounds.", workdir, config.rounds)
-    return
-  total_updates = config.rounds * (
-    config.updates_per_round if "updates_per_round" in config else 1
-  )
-  optimizer, schedule = optim.make(config.optimizer.to_dict(), total_updates)
-  weights = experiment.weights(config, model, dims, mesh)
-  initial_digest = tree.digest(weights[0])
-  state = train.initial_state(*weights, optimizer, with_reference)
-  first_round = 0
-  restored = checkpointer.restore(state)
-  if restored:
-    state, info = restored
-    first_round = info["next_round"]
-    logging.info("Resuming %s at round %d.", workdir, first_round)
-  metrics.truncate_from(workdir, first_round)
-  writer = metrics.MetricWriter(workdir, first_round)
-  stack.callback(writer.close)
-  parts = Parts(config, workdir, stack, model, tokenizer, mesh)
-  stage = make_stage(parts)
-  write_card(
-    workdir,
-    {
-      "machine": _machine(),
-      "parameters": tree.count(weights[0]),
-      "initial_digest": initial_digest,
-      "tokenizer_digest": experiment.file_digest(
-        tokenizer_lib.path_of(config.tokenizer)
-      ),
-      "learning_rate": optim.first_and_last(schedule, total_updates),
-    },
-  )
-  loop = train.Loop(
-    config.rounds,
-    config.router_bias_rate,
-    config.reference_refresh_rounds if with_reference else 0,
-    config.checkpoint_every_rounds,
-    config.eval_every_rounds,
-    parts.evaluator(suites),
-  )
-  update = train.make_update(stage, optimizer, config.router_bias_rate)
-  state = train.run(
-    stage, update, state, schedule, loop, checkpointer, writer, first_round
-  )
-  if checkpointer.latest() == config.rounds - 1:
-    store.save(os.path.join(workdir, EXPORT), dims, state.params, state.buffers)
-    write_card(workdir, {"final_digests": train.digests(state)})
-  logging.info("%s: %.0f s.", workdir, time.time() - start)
+  grader = experiment.grader(config)
+  stack.callback(grader.close)
+  return Run(config, workdir, stack, tokenizer, dims, mesh, suites, grader)
 
 
-class Parts:
-  """Parts of a run that own files or processes, made at first use."""
-
-  def __init__(self, config, workdir, stack, model, tokenizer, mesh):
-    self.config, self.model = config, model
-    self.tokenizer, self.mesh = tokenizer, mesh
-    self._stack, self._workdir = stack, workdir
-    self._grader = None
-
-  def lines(self, name: str) -> metrics.JsonLines:
-    """A file of JSON lines in the workdir."""
-    lines = metrics.JsonLines(os.path.join(self._workdir, name))
-    self._stack.callback(lines.close)
-    return lines
-
-  def grader(self):
-    """The grading processes."""
-    if self._grader is None:
-      self._grader = experiment.grader(self.config)
-      self._stack.callback(self._grader.close)
-    return self._grader
-
-  def roll(self, sampling) -> Any:
-    """The rollout function at a sampling setting."""
-    config = self.config
-    model = self.model
-    if sampling["temperature"] != getattr(config.sampling, "temperature", None):
-      dims = experiment.dimensions(config, self.tokenizer)
-      model = policy.make(dims, temperature=sampling["temperature"])
-    programs = experiment.programs(config, model, self.tokenizer, sampling)
-    return experiment.roll(config, self.tokenizer, programs, self.grader())
-
-  def evaluator(self, suites) -> Callable[..., dict[str, float]]:
-    """The evaluation function of config.eval_data."""
-    if not suites:
-      return lambda state, round: {}
-    lines = self.lines("eval.jsonl")
-    return evaluate.make(
-      self.roll(self.config.eval_sampling),
-      suites,
-      seed=self.config.seed,
-      samples=self.config.eval_sampling.samples_per_question,
-      write_row=lambda row: lines.write([row]),
-    )
-
-
-def _suites(config) -> dict[str, list[Any]]:
-  """Questions of each evaluation suite, the same for every checkpoint."""
+def _suites(config: ml_collections.ConfigDict) -> dict[str, list[Question]]:
   suites = {}
   for i, choice in enumerate(config.eval_data):
-    data = choice.to_dict() if hasattr(choice, "to_dict") else dict(choice)
+    data = dict(choice)
     name = data.pop("suite")
     questions = experiment.questions(data, f"config.eval_data[{i}]")
     order = sources.order(questions, 0)
@@ -237,80 +179,188 @@ def _suites(config) -> dict[str, list[Any]]:
   return suites
 
 
-def _grpo(config, workdir, stack):
-  choices = [
-    registry.make(table, config[name].to_dict(), f"config.{name}")
-    for name, table in (
-      ("loss", grpo.TABLES["loss"]),
-      ("advantage", grpo.TABLES["advantage"]),
-      ("weighting", weighting.WEIGHTINGS),
-    )
-  ]
+def _lines(run: Run, name: str) -> metrics.JsonLines:
+  """A file of JSON lines in the workdir."""
+  lines = metrics.JsonLines(os.path.join(run.workdir, name))
+  run.stack.callback(lines.close)
+  return lines
+
+
+def _roll(run: Run, sampling: Mapping[str, Any]) -> rollout.Roll:
+  """The rollout function at a sampling setting."""
+  model = policy.make(run.dims, temperature=sampling["temperature"])
+  programs = experiment.programs(run.config, model, run.tokenizer, sampling)
+  return experiment.roll(run.config, run.tokenizer, programs, run.grader)
+
+
+def _evaluator(run: Run) -> Callable[..., dict[str, float]]:
+  """The evaluation function of config.eval_data."""
+  if not run.suites:
+    return lambda state, round: {}
+  lines = _lines(run, "eval.jsonl")
+  return evaluate.make(
+    _roll(run, run.config.eval_sampling),
+    run.suites,
+    seed=run.config.seed,
+    samples=run.config.eval_sampling.samples_per_question,
+    write_row=lambda row: lines.write([row]),
+  )
+
+
+def _train(
+  run: Run,
+  model: policy.Policy,
+  make_stage: Callable[[], Stage],
+  *,
+  with_reference: bool,
+  total_updates: int,
+  data_digest: str,
+) -> None:
+  """Trains a stage, from the newest checkpoint if there is one."""
+  start = time.time()
+  config, workdir = run.config, run.workdir
+  checkpointer = checkpoint.Checkpointer(
+    os.path.join(workdir, "checkpoints"), keep=config.keep_checkpoints
+  )
+  run.stack.callback(checkpointer.close)
+  optimizer, schedule = optim.make(config.optimizer.to_dict(), total_updates)
+  weights = experiment.weights(config, model, run.mesh)
+  card = {
+    "machine": _machine(),
+    "parameters": tree.count(weights[0]),
+    "initial_digest": tree.digest(weights[0]),
+    "tokenizer_digest": experiment.file_digest(
+      tokenizer_lib.path_of(config.tokenizer)
+    ),
+    "data_digest": data_digest,
+    "learning_rate": optim.first_and_last(schedule, total_updates),
+  }
+  write_card(workdir, card)
+  state = train.initial_state(*weights, optimizer, with_reference)
+  state, first_round = _resume(workdir, checkpointer, state)
+  writer = metrics.MetricWriter(workdir, first_round)
+  run.stack.callback(writer.close)
+  stage = make_stage()
+  loop = train.Loop(
+    config.rounds,
+    config.router_bias_rate,
+    config.reference_refresh_rounds if with_reference else 0,
+    config.checkpoint_every_rounds,
+    config.eval_every_rounds,
+    _evaluator(run),
+  )
+  update = train.make_update(stage, optimizer, config.router_bias_rate)
+  state = train.run(
+    stage, update, state, schedule, loop, checkpointer, writer, first_round
+  )
+  if checkpointer.latest() == config.rounds - 1:
+    path = os.path.join(workdir, EXPORT)
+    store.save(path, run.dims, state.params, state.buffers)
+    write_card(workdir, {"final_digests": train.digests(state)})
+  logging.info("%s: %.0f s.", workdir, time.time() - start)
+
+
+def _resume(
+  workdir: str, checkpointer: checkpoint.Checkpointer, state: train.TrainState
+) -> tuple[train.TrainState, int]:
+  """(state, first round) of the newest checkpoint, the logs cut to it."""
+  first_round = 0
+  restored = checkpointer.restore(state)
+  if restored:
+    state, info = restored
+    first_round = info["next_round"]
+    logging.info("Resuming %s at round %d.", workdir, first_round)
+  # Before the first round, round -1 may have been evaluated.
+  metrics.truncate_from(workdir, first_round or -1)
+  return state, first_round
+
+
+def _choice(config, name, table):
+  return registry.make(table, config[name].to_dict(), f"config.{name}")
+
+
+def _grpo(run: Run) -> None:
+  config = run.config
   importance = None
   if config.importance.name != "none":
-    importance = registry.make(
-      grpo.TABLES["importance"],
-      config.importance.to_dict(),
-      "config.importance",
-    )
-  settings = grpo.settings_of(config, [*choices, importance])
+    importance = _choice(config, "importance", losses.IMPORTANCE)
+  settings = grpo.settings_of(
+    config,
+    _choice(config, "loss", losses.LOSSES),
+    _choice(config, "advantage", advantages.ADVANTAGES),
+    _choice(config, "weighting", weighting.WEIGHTINGS),
+    importance,
+  )
   data = experiment.questions(config.data.to_dict(), "config.data")
-  for suite in _suites(config).values():
+  for suite in run.suites.values():
     sources.check_disjoint(data, suite)
+  model = policy.make(
+    run.dims,
+    temperature=config.sampling.temperature,
+    with_balance=config.balance_coef > 0,
+  )
+  rows = sharding.rows(run.mesh)
 
-  def make_stage(parts):
-    rows = sharding.rows(parts.mesh)
+  def make_stage():
     return grpo.make(
-      parts.model,
-      parts.roll(config.sampling),
+      model,
+      _roll(run, config.sampling),
       experiment.question_order(data, config.seed),
-      parts.lines("rollouts.jsonl").write,
+      _lines(run, "rollouts.jsonl").write,
       lambda batch: jax.device_put(batch, rows),
       settings,
     )
 
-  _train(config, workdir, stack, make_stage, config.kl.coef > 0)
-
-
-def _lm(config, workdir, stack):
-  weigh = registry.make(
-    weighting.WEIGHTINGS, config.weighting.to_dict(), "config.weighting"
+  _train(
+    run,
+    model,
+    make_stage,
+    with_reference=config.kl.coef > 0,
+    total_updates=config.rounds * config.updates_per_round,
+    data_digest=experiment.digest_of(data),
   )
 
-  def make_stage(parts):
-    stage = lm.make(
-      parts.model,
-      experiment.documents(config, parts.tokenizer),
+
+def _lm(run: Run) -> None:
+  config = run.config
+  weigh = _choice(config, "weighting", weighting.WEIGHTINGS)
+  documents = experiment.documents(config, run.tokenizer)
+  model = policy.make(
+    run.dims, temperature=1.0, with_balance=config.balance_coef > 0
+  )
+  rows = sharding.rows(run.mesh)
+
+  def make_stage():
+    return lm.make(
+      model,
+      documents,
+      lambda batch: jax.device_put(batch, rows),
       loss_on=config.loss_on,
       weigh=weigh,
       row_tokens=config.row_tokens,
       rows=config.rows_per_microbatch,
       balance_coef=config.balance_coef,
     )
-    rows = sharding.rows(parts.mesh)
 
-    def collect(state, round):
-      updates, row = stage.collect(state, round)
-      return jax.device_put(updates, rows), row
+  _train(
+    run,
+    model,
+    make_stage,
+    with_reference=False,
+    total_updates=config.rounds,
+    data_digest=experiment.digest_of(documents(0)),
+  )
 
-    return stage._replace(collect=collect)
 
-  _train(config, workdir, stack, make_stage, False)
-
-
-def _evaluate(config, workdir, stack):
-  tokenizer = tokenizer_lib.load(config.tokenizer)
-  dims = experiment.dimensions(config, tokenizer)
-  suites = _suites(config)
-  mesh = sharding.make_mesh(config.mesh)
-  model = policy.make(dims, temperature=config.eval_sampling.temperature)
-  params, buffers = experiment.weights(config, model, dims, mesh)
-  parts = Parts(config, workdir, stack, model, tokenizer, mesh)
+def _evaluate(run: Run) -> None:
+  temperature = run.config.eval_sampling.temperature
+  model = policy.make(run.dims, temperature=temperature)
+  params, buffers = experiment.weights(run.config, model, run.mesh)
   state = train.TrainState(params, buffers, None, None, None)
-  metrics.truncate_from(workdir, -1)
-  result = parts.evaluator(suites)(state, -1)
+  metrics.truncate_from(run.workdir, -1)
+  result = _evaluator(run)(state, -1)
   write_card(
-    workdir, {"machine": _machine(), "params_digest": tree.digest(params)}
+    run.workdir, {"machine": _machine(), "params_digest": tree.digest(params)}
   )
   shown = rich.table.Table("suite", "metric", "value")
   for row in evaluate.table(result):
@@ -318,4 +368,8 @@ def _evaluate(config, workdir, stack):
   rich.console.Console().print(shown)
 
 
-JOBS = {"grpo": _grpo, "lm": _lm, "evaluate": _evaluate}
+JOBS: dict[str, Callable[[Run], None]] = {
+  "grpo": _grpo,
+  "lm": _lm,
+  "evaluate": _evaluate,
+}

@@ -237,10 +237,12 @@ def _round(stage, update, state, loop, round, checkpointer):
       if not parts and checkpointer.latest() != round - 1 and round:
         checkpointer.save(round - 1, state, {"next_round": round})
       checkpointer.wait()
+      latest = checkpointer.latest()
+      good = f"checkpoint {latest} is" if latest is not None else "nothing is"
       raise NotFinite(
-        f"Not finite in {where}. The last good state is checkpoint "
-        f"{checkpointer.latest()}. Lower config.optimizer.learning_rate, "
-        "or look at that round in rollouts.jsonl."
+        f"Not finite in {where}. Of the rounds before, {good} saved. Lower "
+        "config.optimizer.learning_rate, or look at that round in "
+        "rollouts.jsonl."
       ) from error
     parts.append(part)
   jax.block_until_ready(state.params)

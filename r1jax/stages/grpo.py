@@ -11,14 +11,13 @@ With one update a round the old policy is the policy at hand, so step 3
 leaves it out and the ratio is exactly 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import advantages as advantages_lib
 from r1jax import kl, losses, packing, policy, rollout, tree
 from r1jax.records import Question
 from r1jax.stages import lm
@@ -249,13 +248,14 @@ def make_loss(model: policy.Policy, s: Settings):
   return loss_fn
 
 
-def settings_of(config: Any, choices: Sequence[Any]) -> Settings:
-  """The settings of a config.
-
-  Args:
-    config: Of job "grpo".
-    choices: loss, advantage, weigh and importance as functions.
-  """
+def settings_of(
+  config: Any,
+  loss: Callable[..., Any],
+  advantage: Callable[..., Any],
+  weigh: Callable[..., Any],
+  importance: Callable[..., Any] | None,
+) -> Settings:
+  """The settings of a config of job "grpo", its choices made functions."""
   return Settings(
     config.seed,
     config.questions_per_round,
@@ -263,7 +263,10 @@ def settings_of(config: Any, choices: Sequence[Any]) -> Settings:
     config.updates_per_round,
     config.row_tokens,
     config.rows_per_microbatch,
-    *choices,
+    loss,
+    advantage,
+    weigh,
+    importance,
     kl=dict(config.kl),
     max_waves=(
       config.dynamic_sampling_max_waves if config.dynamic_sampling else 1
@@ -272,10 +275,3 @@ def settings_of(config: Any, choices: Sequence[Any]) -> Settings:
     routing_replay=config.routing_replay,
     balance_coef=config.balance_coef,
   )
-
-
-TABLES = {
-  "loss": losses.LOSSES,
-  "advantage": advantages_lib.ADVANTAGES,
-  "importance": losses.IMPORTANCE,
-}

@@ -22,6 +22,7 @@ Weighting = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def make(
   model: policy.Policy,
   documents: Documents,
+  put: Callable[[Batch], Batch],
   *,
   loss_on: str,
   weigh: Weighting,
@@ -34,6 +35,7 @@ def make(
   Args:
     model: The policy to be trained.
     documents: A round's documents.
+    put: Places a microbatch on the mesh.
     loss_on: "all" tokens but a document's first, or the "response".
     weigh: Of WEIGHTINGS.
     row_tokens, rows: Shape of a microbatch.
@@ -46,6 +48,7 @@ def make(
     sequences = [_sequence(*pair, loss_on) for pair in pairs]
     update = pack_update(sequences, weigh, row_tokens=row_tokens, rows=rows)
     tokens = sum(len(s["tokens_T"]) for s in sequences)
+    update = [put(batch) for batch in update]
     return [update], {"data/tokens": tokens, "data/documents": len(pairs)}
 
   def loss_fn(params, buffers, batch):
