@@ -16,10 +16,37 @@ _WORKDIR = flags.DEFINE_string(
 flags.mark_flag_as_required("config")
 
 
+def parse(argv: list[str]) -> list[str]:
+  """What of the command line is no flag; a mistake in it ends in one line."""
+  try:
+    rest = flags.FLAGS(argv)
+    _ = _CONFIG.value.name
+  except (
+    flags.Error,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+  ) as error:
+    sys.exit(f"r1jax: {_cause(error)}")
+  return rest
+
+
+def _cause(error: BaseException) -> str:
+  """An error's text in one line, or its cause's where it is pages long."""
+  while "\n" in str(error) and error.__context__:
+    error = error.__context__
+  if isinstance(error.args[0], KeyError):  # Of ml_collections, for a field.
+    error = error.args[0]
+  if isinstance(error, KeyError):
+    return f"config has no {'. '.join(error.args[0].splitlines())}"
+  return " ".join(str(error).split())
+
+
 def main(argv: list[str]) -> None:
   """Checks the config, then runs its job."""
   if len(argv) > 1:
-    sys.exit(f"Unknown argument {argv[1]!r}. Flags begin with --.")
+    sys.exit(f"r1jax: Unknown argument {argv[1]!r}. Flags begin with --.")
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().setFormatter(None)
   config = _CONFIG.value
@@ -34,4 +61,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=parse)
