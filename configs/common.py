@@ -29,8 +29,17 @@ def parse(arg: str | None) -> tuple[str, bool, dict[str, str]]:
 
 
 def apply(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
-  """The config, its fields overridden by `a.b=value`, locked."""
+  """The config, its fields overridden by `a.b=value`, locked.
+
+  `checkpoint=DIR` and `safetensors=FILE` start from those weights.
+
+  Raises:
+    ValueError: For a field that the config does not have.
+  """
   for key, value in overrides.items():
+    if key in ("checkpoint", "safetensors"):
+      config.init = dict(name=key, path=value)
+      continue
     *path, last = key.split(".")
     owner = config
     for name in path:

@@ -61,10 +61,12 @@ class Linear(nn.Module):
       jnp.dtype(c.param_dtype),
     )
     dtype = jnp.dtype(c.compute_dtype)
-    y = jnp.dot(
-      x.reshape(*batch, math.prod(width)).astype(dtype),
+    # Two axes each, so that no backward matmul needs a transposed copy.
+    y_XO = jnp.dot(
+      x.reshape(math.prod(batch), math.prod(width)).astype(dtype),
       kernel.reshape(math.prod(width), math.prod(self.outputs)).astype(dtype),
-    ).reshape(*batch, *self.outputs)
+    )
+    y = y_XO.reshape(*batch, *self.outputs)
     if self.use_bias:
       bias = self.param(
         "bias",

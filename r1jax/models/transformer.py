@@ -168,18 +168,16 @@ class Transformer(nn.Module):
   def logits(self, hidden_XD: jax.Array) -> jax.Array:
     """Next-token logits, float32, of any number of hidden states."""
     dtype = jnp.dtype(self.config.compute_dtype)
-    hidden_XD = hidden_XD.astype(dtype)
     if self.config.tie_embeddings:
-      kernel_VD = self.embedding.astype(dtype)
-      return jax.lax.dot_general(
-        hidden_XD,
-        kernel_VD,
-        (((hidden_XD.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-      )
-    return jnp.dot(
-      hidden_XD, self.head.astype(dtype), preferred_element_type=jnp.float32
+      kernel_DV = self.embedding.astype(dtype).T
+    else:
+      kernel_DV = self.head.astype(dtype)
+    logits_XV = jnp.dot(
+      hidden_XD.reshape(-1, hidden_XD.shape[-1]).astype(dtype),
+      kernel_DV,
+      preferred_element_type=jnp.float32,
     )
+    return logits_XV.reshape(*hidden_XD.shape[:-1], -1)
 
 
 def _run(layers, x_BTD, cache, replay_LBTP, context, unrolled):
