@@ -89,14 +89,16 @@ def claim(config: ml_collections.ConfigDict, workdir: str) -> None:
     ValueError: If the workdir was made by another config.
   """
   wanted = json.loads(config.to_json())
-  found = read_card(workdir).get("config", wanted)
-  different = sorted(_differences(found, wanted, "config"))
+  card = read_card(workdir)
+  if "config" not in card:
+    write_card(workdir, {"config": wanted})
+    return
+  different = sorted(_differences(card["config"], wanted, "config"))
   if different:
     raise ValueError(
       f"{workdir} was made by another config: {'; '.join(different[:5])}. "
       "Choose another --workdir, or run the config that made it."
     )
-  write_card(workdir, {"config": wanted})
 
 
 def read_card(workdir: str) -> dict[str, Any]:
