@@ -36,9 +36,8 @@ def _cause(error: BaseException) -> str:
   """An error's text in one line, or its cause's where it is pages long."""
   while "\n" in str(error) and error.__context__:
     error = error.__context__
-  if error.args and isinstance(
-    error.args[0], KeyError
-  ):  # Of ml_collections, for a field.
+  # For a missing field ml_collections raises AttributeError(KeyError(text)).
+  if error.args and isinstance(error.args[0], KeyError):
     error = error.args[0]
   if isinstance(error, KeyError):
     return f"config has no {'. '.join(error.args[0].splitlines())}"

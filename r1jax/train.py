@@ -130,7 +130,7 @@ def make_update(
   return Update(
     start=jax.jit(functools.partial(jax.tree.map, jnp.zeros_like)),
     accumulate=jax.jit(accumulate, donate_argnums=2),
-    norm=jax.jit(optax.global_norm),
+    norm=jax.jit(optax.tree.norm),
     apply=jax.jit(apply, donate_argnums=0),
   )
 

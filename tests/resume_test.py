@@ -90,13 +90,13 @@ class ResumeTest(parameterized.TestCase):
   def test_broken(self, owner, name, call):
     self.check_broken(owner, name, call)
 
-  @pytest.mark.slow
   @parameterized.named_parameters(
     ("while_collecting", train, "_round", 3),
     ("while_evaluating", evaluate, "score", 1),
     ("while_saving", checkpoint.Checkpointer, "save", 1),
     ("before_the_last_line_of_the_card", train, "digests", 0),
   )
+  @pytest.mark.slow
   def test_broken_elsewhere(self, owner, name, call):
     self.check_broken(owner, name, call)
 
@@ -206,10 +206,11 @@ class KilledTest(parameterized.TestCase):
 
   @pytest.mark.slow
   def test_killed_in_the_middle_of_a_round(self):
-    for rounds in (1, 3):  # Before anything is saved, and after.
+    for rows in (8, 24):  # Before anything is saved, and after.
       child = self.start()
       # Its rollouts are logged before its updates are made.
-      self.wait_for(child, lambda: self.logged("rollouts.jsonl") >= 8 * rounds)
+      while self.logged("rollouts.jsonl") < rows:
+        self.assertIsNone(child.poll(), "the run ended first")
       child.send_signal(signal.SIGKILL)
       child.communicate()
       self.assertEqual(child.returncode, -signal.SIGKILL)

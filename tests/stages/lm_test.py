@@ -1,0 +1,134 @@
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from r1jax import policy, weighting
+from r1jax.stages import lm
+from tests import small
+from tests.stages import toy
+
+DOCUMENTS = [
+  [([0, 1], [2, 3, toy.EOS]), ([5], [4, toy.EOS]), ([0, 2, 1], [6, toy.EOS])],
+  [([3, 1], [toy.EOS])],
+]
+
+
+def make(loss_on="all", model=toy.POLICY, put=lambda batch: batch, **changes):
+  arguments = dict(
+    weigh=weighting.token_mean, row_tokens=8, rows=2, balance_coef=0.0
+  )
+  return lm.make(
+    model,
+    DOCUMENTS.__getitem__,
+    put,
+    loss_on=loss_on,
+    **(arguments | changes),
+  )
+
+
+def total(stage, round=0, params=None):
+  """(loss, gradient) of a round, summed over its microbatches."""
+  params = toy.table(0) if params is None else params
+  (update,), _ = stage.collect(None, round)
+  run = jax.value_and_grad(stage.loss_fn, has_aux=True)
+  parts = [run(params, {}, batch) for batch in update]
+  loss = sum(float(value) for (value, _), _ in parts)
+  return loss, sum(np.asarray(g["table_VV"], np.float64) for _, g in parts)
+
+
+def oracle(documents, first, weights):
+  """(loss, gradient) in float64; `first` is the first token that counts."""
+  all_VV = toy.log_softmax(toy.table(0))
+  loss, grad_VV = 0.0, np.zeros((toy.V, toy.V))
+  for (prompt, response), weight in zip(documents, weights):
+    ids = [*prompt, *response]
+    for i in range(first(prompt), len(ids)):
+      x, y = ids[i - 1], ids[i]
+      loss -= weight * all_VV[x, y]
+      grad_VV[x] += weight * np.exp(all_VV[x])
+      grad_VV[x, y] -= weight
+  return loss, grad_VV
+
+
+class LmTest(parameterized.TestCase):
+  @parameterized.parameters((8, 2), (8, 1), (16, 1), (5, 3))
+  def test_all_tokens_but_the_first_against_a_loop(self, row_tokens, rows):
+    stage = make(row_tokens=row_tokens, rows=rows)
+    loss, grad_VV = total(stage)
+    want, want_VV = oracle(DOCUMENTS[0], lambda prompt: 1, [1 / 10] * 3)
+    self.assertAlmostEqual(loss, want, places=5)
+    np.testing.assert_allclose(grad_VV, want_VV, atol=1e-6)
+
+  def test_responses_alone_against_a_loop(self):
+    stage = make("response", weigh=weighting.sequence_mean)
+    loss, grad_VV = total(stage)
+    want, want_VV = oracle(DOCUMENTS[0], len, [1 / 9, 1 / 6, 1 / 6])
+    self.assertAlmostEqual(loss, want, places=5)
+    np.testing.assert_allclose(grad_VV, want_VV, atol=1e-6)
+
+  @parameterized.parameters("all", "response")
+  def test_the_eos_is_learned(self, loss_on):
+    # Round 1 has a response of the EOS alone.
+    _, grad_VV = total(make(loss_on), round=1)
+    self.assertLess(grad_VV[1, toy.EOS], -0.1)
+
+  def test_round_and_documents_are_counted(self):
+    placed = []
+    stage = make(put=lambda batch: placed.append(batch) or batch)
+    updates, metrics = stage.collect(None, 0)
+    self.assertEqual(metrics, {"data/tokens": 13, "data/documents": 3})
+    self.assertLen(updates, 1)
+    self.assertEqual(len(placed), len(updates[0]))
+    _, metrics = stage.collect(None, 1)
+    self.assertEqual(metrics["data/tokens"], 3)
+
+  def test_a_sequence_left_out_has_no_mask_and_no_part_in_the_mean(self):
+    sequences = [
+      {
+        "tokens_T": np.array(ids, np.int32),
+        "mask_T": np.ones(len(ids), bool),
+      }
+      for ids in ([1, 2, 3], [4, 5])
+    ]
+    (batch,) = lm.pack_update(
+      sequences,
+      weighting.sequence_mean,
+      row_tokens=8,
+      rows=1,
+      keep_B=np.array([True, False]),
+    )
+    np.testing.assert_array_equal(batch.mask_BT.sum(), 3)
+    np.testing.assert_allclose(batch.weights_BT.sum(), 1.0, rtol=1e-6)
+    self.assertFalse(batch.mask_BT[batch.tokens_BT == 4].any())
+
+
+class CommonSumsTest(parameterized.TestCase):
+  """Sums of a model with experts."""
+
+  def run_loss(self, rows, balance_coef):
+    config = small.mla()
+    model = policy.make(config, temperature=1.0, with_balance=True)
+    stage = make(model=model, rows=rows, balance_coef=balance_coef)
+    (update,), _ = stage.collect(None, 0)
+    loss_fn = jax.jit(stage.loss_fn)
+    parts = [loss_fn(*small.weights(config), batch) for batch in update]
+    return (
+      sum(float(loss) for loss, _ in parts),
+      jax.tree.map(lambda *xs: sum(xs), *(aux.sums for _, aux in parts)),
+    )
+
+  def test_load_and_balance_do_not_depend_on_the_split(self):
+    one_loss, one = self.run_loss(2, 0.5)
+    two_loss, two = self.run_loss(1, 0.5)
+    self.assertAlmostEqual(one_loss, two_loss, places=5)
+    np.testing.assert_array_equal(one["moe/load_LE"], two["moe/load_LE"])
+    # 13 tokens of real documents, two experts each, none for padding.
+    np.testing.assert_array_equal(one["moe/load_LE"].sum(axis=1), 26)
+    plain, _ = self.run_loss(2, 0.0)
+    # A layer's balance loss is near 1 where experts are near balance.
+    self.assertBetween((one_loss - plain) / 0.5, 0.5, 6.0)
+    self.assertAlmostEqual(plain, float(one["train/loss"]), places=6)
+
+
+if __name__ == "__main__":
+  absltest.main()
