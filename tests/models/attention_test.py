@@ -8,6 +8,7 @@ from r1jax.models import attention
 from tests import small
 
 LENGTHS = (5, 3, 7, 4)
+PACKED, SINGLE, T = (2, 2, 0, 0), (1, 1, 1, 1), 12  # One shape.
 
 
 def loop(q_BTNH, k_BKSH, v_BKSH, mask_BTS, scale):
@@ -69,7 +70,7 @@ class AttendTest(parameterized.TestCase):
       mask_BTS = jnp.zeros((1, 2, 2), bool)
       return jnp.sum(attention.attend(q, ones, ones, mask_BTS, 1.0))
 
-    value, grad = jax.value_and_grad(total)(ones)
+    value, grad = jax.jit(jax.value_and_grad(total))(ones)
     self.assertTrue(np.isfinite(value))
     np.testing.assert_array_equal(grad, np.zeros(grad.shape))
 
@@ -98,7 +99,7 @@ class PackedMaskTest(parameterized.TestCase):
 
     reach = sum(
       np.abs(each).sum(axis=(1, 2, 4))
-      for each in jax.jacrev(out_T, (0, 1))(k, v)
+      for each in jax.jit(jax.jacrev(out_T, (0, 1)))(k, v)
     )
     for t, s in np.ndindex(5, 6):
       if mask_BTS[0, t, s]:
@@ -131,21 +132,21 @@ class PackingTest(parameterized.TestCase):
 
   @parameterized.parameters("gqa", "mla")
   def test_packed_equals_unpacked(self, kind):
-    packed = small.rows(self.sequences, (2, 2), 12)
-    single = small.rows(self.sequences, (1, 1, 1, 1), 12)
-    got = by_sequence(self.hidden(kind, packed), (2, 2), LENGTHS)
-    want = by_sequence(self.hidden(kind, single), (1,) * 4, LENGTHS)
+    packed = small.rows(self.sequences, PACKED, T)
+    single = small.rows(self.sequences, SINGLE, T)
+    got = by_sequence(self.hidden(kind, packed), PACKED, LENGTHS)
+    want = by_sequence(self.hidden(kind, single), SINGLE, LENGTHS)
     for got_TD, want_TD in zip(got, want):
       # One rounding of float32 a sum, a few layers deep.
       np.testing.assert_allclose(got_TD, want_TD, atol=2e-5)
 
   @parameterized.parameters("gqa", "mla")
   def test_block_diagonal_mask_of_packing(self, kind):
-    packed = small.rows(self.sequences, (2, 2), 12)
-    before = by_sequence(self.hidden(kind, packed), (2, 2), LENGTHS)
+    packed = small.rows(self.sequences, PACKED, T)
+    before = by_sequence(self.hidden(kind, packed), PACKED, LENGTHS)
     self.sequences[0] = (self.sequences[0] + 1) % small.VOCAB
-    packed = small.rows(self.sequences, (2, 2), 12)
-    after = by_sequence(self.hidden(kind, packed), (2, 2), LENGTHS)
+    packed = small.rows(self.sequences, PACKED, T)
+    after = by_sequence(self.hidden(kind, packed), PACKED, LENGTHS)
     self.assertGreater(np.abs(before[0] - after[0]).min(), 0)
     for neighbour in (1, 2, 3):
       np.testing.assert_allclose(before[neighbour], after[neighbour], atol=2e-5)
@@ -155,14 +156,19 @@ class PackingTest(parameterized.TestCase):
     # Rotary products depend on distances alone, so any start would give
     # the same here; the sampler starts at 0, and so does every sequence.
     (fields,), _ = packing.pack(
-      [{"tokens_T": ids} for ids in self.sequences], row_tokens=12, rows=2
+      [{"tokens_T": ids} for ids in self.sequences], row_tokens=T, rows=4
     )
     tokens_BT, segments_BT, positions_BT = (
       fields[f"{name}_BT"] for name in ("tokens", "segments", "positions")
     )
     np.testing.assert_array_equal(
       positions_BT,
-      [[*range(7), *range(5)], [*range(4), *range(3), *[0] * 5]],
+      [
+        [*range(7), *range(5)],
+        [*range(4), *range(3), *[0] * 5],
+        [0] * T,
+        [0] * T,
+      ],
     )
     same = self.hidden(kind, (tokens_BT, segments_BT, positions_BT))
     positions_BT[0, 8:12] += 3
@@ -174,8 +180,8 @@ class PackingTest(parameterized.TestCase):
   def test_padding_content_changes_nothing(self, kind):
     outs = []
     for seed in (1, 2):
-      rows = small.rows(self.sequences, (2, 2), 14, seed=seed)
-      outs.append(by_sequence(self.hidden(kind, rows), (2, 2), LENGTHS))
+      rows = small.rows(self.sequences, PACKED, T, seed=seed)
+      outs.append(by_sequence(self.hidden(kind, rows), PACKED, LENGTHS))
     for first_TD, second_TD in zip(*outs):
       np.testing.assert_allclose(first_TD, second_TD, atol=2e-5)
 

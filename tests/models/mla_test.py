@@ -27,7 +27,7 @@ def setting(**changes):
 def expanded(layer, variables, x_BTD):
   ones_BT = jnp.ones(x_BTD.shape[:2], jnp.int32)
   context = Context(jnp.cumsum(ones_BT, axis=1) - 1, packed_mask(ones_BT))
-  return layer.apply(variables, x_BTD, context, None)
+  return jax.jit(layer.apply)(variables, x_BTD, context, None)
 
 
 def rms_norm(x, scale, eps=1e-6):
@@ -79,14 +79,14 @@ class LatentAttentionTest(parameterized.TestCase):
 
   @parameterized.parameters(
     dict(q_lora_rank=12),
-    dict(q_lora_rank=0),
     dict(
+      q_lora_rank=0,
       rope_scaling=dict(
         name="yarn",
         factor=40.0,
         original_max_positions=4,
         mscale_all_dim=1.0,
-      )
+      ),
     ),
   )
   def test_absorbed_decode_equals_expanded_attention(self, **changes):

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,15 +55,28 @@ def loop(logits_E, bias_E, c):
   return experts, [c.router_scale * scores_E[e] / total for e in experts]
 
 
-def layer(impl="dense", with_balance=False, **changes):
-  """(the MoE layer, its variables) of the second MoE layer."""
+@functools.lru_cache
+def apply(config, with_balance):
+  """Jitted apply of the MoE layer."""
+  return jax.jit(moe.MoE(config, with_balance, "dense").apply)
+
+
+def route(logits_XE, bias_E, replay_XP, config):
+  """moe.route, jitted."""
+  return jax.jit(moe.route, static_argnums=3)(
+    logits_XE, bias_E, replay_XP, config
+  )
+
+
+def layer(with_balance=False, **changes):
+  """(the MoE layer's apply, the variables) of the second MoE layer."""
   c = small.mla(**changes)
   params, buffers = small.weights(c)
   variables = {"params": params["moe_layers"]["moe"]}
   if buffers:
     variables["buffers"] = buffers["moe_layers"]["moe"]
   variables = jax.tree.map(lambda a: a[1], variables)
-  return moe.MoE(c, with_balance, impl), variables
+  return apply(c, with_balance), variables
 
 
 def context(segments_BT):
@@ -76,7 +91,7 @@ class RouteTest(parameterized.TestCase):
     c = small.mla(**ROUTERS[name])
     logits_XE, bias_E = logits_and_bias()
     bias_E = bias_E if c.router_bias else np.zeros_like(bias_E)
-    routing, differs_X = moe.route(logits_XE, bias_E, None, c)
+    routing, differs_X = route(logits_XE, bias_E, None, c)
     for x, logits_E in enumerate(logits_XE):
       experts, gates = loop(logits_E, bias_E, c)
       self.assertEqual(routing.experts_XP[x].tolist(), experts)
@@ -88,14 +103,14 @@ class RouteTest(parameterized.TestCase):
     c = small.mla(experts_per_token=3)
     bias_E = jnp.full(8, -5.0)
     logits_XE = jnp.array([[3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0]])
-    routing, _ = moe.route(logits_XE, bias_E, None, c)
+    routing, _ = route(logits_XE, bias_E, None, c)
     self.assertEqual(routing.experts_XP[0].tolist(), [0, 1, 2])
 
   def test_bias_selects_and_never_weighs(self):
     c = small.mla(router_groups=1, router_topk_groups=1)
     logits_XE = jnp.array([[2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0]])
     bias_E = jnp.zeros(8).at[7].set(2.0)
-    routing, _ = moe.route(logits_XE, bias_E, None, c)
+    routing, _ = route(logits_XE, bias_E, None, c)
     self.assertEqual(routing.experts_XP[0].tolist(), [7, 0])
     scores = 1 / (1 + np.exp(-np.array([-5.0, 2.0])))
     np.testing.assert_allclose(
@@ -107,10 +122,10 @@ class RouteTest(parameterized.TestCase):
     logits_XE, bias_E = logits_and_bias()
 
     def total(logits_XE, bias_E):
-      gates_XP = moe.route(logits_XE, bias_E, None, c)[0].gates_XP
+      gates_XP = route(logits_XE, bias_E, None, c)[0].gates_XP
       return jnp.sum(gates_XP**2)
 
-    grads = jax.grad(total, (0, 1))(logits_XE, bias_E)
+    grads = jax.jit(jax.grad(total, (0, 1)))(logits_XE, bias_E)
     self.assertGreater(np.abs(grads[0]).max(), 0.01)
     np.testing.assert_array_equal(grads[1], np.zeros(8))
 
@@ -120,11 +135,11 @@ class ReplayTest(parameterized.TestCase):
     super().setUp()
     self.c = small.mla()
     self.logits_XE, self.bias_E = logits_and_bias(X=4)
-    live, _ = moe.route(self.logits_XE, self.bias_E, None, self.c)
+    live, _ = route(self.logits_XE, self.bias_E, None, self.c)
     self.live_XP = np.asarray(live.experts_XP)
 
   def route(self, replay_XP):
-    return moe.route(self.logits_XE, self.bias_E, jnp.array(replay_XP), self.c)
+    return route(self.logits_XE, self.bias_E, jnp.array(replay_XP), self.c)
 
   def test_replayed_set_is_used_with_live_scores(self):
     replay_XP = np.array([[0, 1], [2, 3], [4, 5], [6, 7]])
@@ -155,10 +170,10 @@ class ReplayTest(parameterized.TestCase):
     replay_XP = jnp.array([[0, 1], [2, 3], [4, 5], [6, 7]])
 
     def first_gates(logits_XE):
-      routing, _ = moe.route(logits_XE, self.bias_E, replay_XP, self.c)
+      routing, _ = route(logits_XE, self.bias_E, replay_XP, self.c)
       return jnp.sum(routing.gates_XP[:, 0])
 
-    grad_XE = np.asarray(jax.grad(first_gates)(self.logits_XE))
+    grad_XE = np.asarray(jax.jit(jax.grad(first_gates))(self.logits_XE))
     inside_XP = np.take_along_axis(grad_XE, np.asarray(replay_XP), axis=1)
     self.assertGreater(np.abs(inside_XP).min(), 0)
     np.testing.assert_allclose(
@@ -170,7 +185,7 @@ class ExpertsTest(parameterized.TestCase):
   def arguments(self, crowded, X=70):
     c = small.mla()
     logits_XE, bias_E = logits_and_bias(X)
-    routing, _ = moe.route(logits_XE, bias_E, None, c)
+    routing, _ = route(logits_XE, bias_E, None, c)
     if crowded:
       routing = routing._replace(
         experts_XP=jnp.broadcast_to(jnp.array([5, 2]), (X, 2))
@@ -241,13 +256,11 @@ class LayerTest(parameterized.TestCase):
 
   def test_shared_expert_is_added_ungated(self):
     module, variables = layer()
-    y_BTD, _ = module.apply(
-      variables, self.x_BTD(), context(self.SEGMENTS_BT), None
-    )
+    y_BTD, _ = module(variables, self.x_BTD(), context(self.SEGMENTS_BT), None)
     bare, _ = layer(num_shared_experts=0)
     rest = dict(variables["params"])
     shared = rest.pop("shared")
-    routed_BTD, _ = bare.apply(
+    routed_BTD, _ = bare(
       {**variables, "params": rest},
       self.x_BTD(),
       context(self.SEGMENTS_BT),
@@ -260,9 +273,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_load_ignores_padding(self):
     module, variables = layer()
-    _, report = module.apply(
-      variables, self.x_BTD(), context(self.SEGMENTS_BT), None
-    )
+    _, report = module(variables, self.x_BTD(), context(self.SEGMENTS_BT), None)
     want_E = np.zeros(8)
     for b, t in zip(*np.nonzero(self.SEGMENTS_BT)):
       for e in report.experts_BTP[b, t]:
@@ -274,12 +285,10 @@ class LayerTest(parameterized.TestCase):
     module, variables = layer()
     replay_BTP = np.broadcast_to(np.array([6, 1], np.int32), (2, 6, 2)).copy()
     replay_BTP[0, 2] = -1
-    _, report = module.apply(
+    _, report = module(
       variables, self.x_BTD(), context(self.SEGMENTS_BT), replay_BTP
     )
-    _, live = module.apply(
-      variables, self.x_BTD(), context(self.SEGMENTS_BT), None
-    )
+    _, live = module(variables, self.x_BTD(), context(self.SEGMENTS_BT), None)
     replay_BTP[0, 2] = live.experts_BTP[0, 2]
     np.testing.assert_array_equal(report.experts_BTP, replay_BTP)
     for b, t in np.ndindex(2, 6):
@@ -291,9 +300,7 @@ class LayerTest(parameterized.TestCase):
   @parameterized.parameters("v3", "v2")
   def test_balance_is_each_sequences_loss(self, name):
     module, variables = layer(with_balance=True, **ROUTERS[name])
-    _, report = module.apply(
-      variables, self.x_BTD(), context(self.SEGMENTS_BT), None
-    )
+    _, report = module(variables, self.x_BTD(), context(self.SEGMENTS_BT), None)
     logits = self.x_BTD() @ np.asarray(variables["params"]["router"])
     scores_BTE = np.exp(logits - logits.max(axis=-1, keepdims=True))
     if name == "v3":
@@ -312,9 +319,7 @@ class LayerTest(parameterized.TestCase):
 
   def test_balance_is_zero_unless_asked_for(self):
     module, variables = layer()
-    _, report = module.apply(
-      variables, self.x_BTD(), context(self.SEGMENTS_BT), None
-    )
+    _, report = module(variables, self.x_BTD(), context(self.SEGMENTS_BT), None)
     self.assertFalse(np.any(report.balance_BT))
 
   def test_balance_gradient_unloads_the_crowded_expert(self):
@@ -322,10 +327,10 @@ class LayerTest(parameterized.TestCase):
     logits_XE = jnp.zeros((6, 8)).at[:, 3].set(0.1)
 
     def total(logits_XE):
-      routing, _ = moe.route(logits_XE, jnp.zeros(8), None, c)
+      routing, _ = route(logits_XE, jnp.zeros(8), None, c)
       return jnp.sum(moe.balance(routing, jnp.ones((1, 6), jnp.int32), c))
 
-    grad_XE = jax.grad(total)(logits_XE)
+    grad_XE = jax.jit(jax.grad(total))(logits_XE)
     self.assertTrue(np.all(grad_XE[:, 3] > 0.1))
     self.assertTrue(np.all(jnp.delete(grad_XE, 3, axis=1) <= 0))
 
@@ -346,7 +351,7 @@ class UpdateBiasTest(parameterized.TestCase):
 
     @jax.jit
     def load(bias_E):
-      experts_XP = moe.route(logits_XE, bias_E, None, c)[0].experts_XP
+      experts_XP = route(logits_XE, bias_E, None, c)[0].experts_XP
       return jnp.bincount(experts_XP.reshape(-1), length=8)
 
     bias_LE = jnp.zeros((1, 8))

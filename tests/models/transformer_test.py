@@ -14,7 +14,7 @@ ROWS = small.rows([small.tokens(n, seed=n) for n in (5, 4, 8)], (2, 1), 10)
 @functools.lru_cache
 def gradient(remat):
   """Of a scalar of the hidden states, and the program's text."""
-  config = small.mla(num_layers=2, num_dense_layers=0, remat=remat)
+  config = small.gqa(remat=remat, tie_embeddings=True)
   params, buffers = small.weights(config)
   run = small.forward(config)
 

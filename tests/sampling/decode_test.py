@@ -52,7 +52,23 @@ def program(settings):
   )
 
 
-def start(table_VV, prompts, limits, settings=SETTINGS, columns=24, seed=0):
+@functools.partial(jax.jit, static_argnums=0)
+def fill(config, params, buffers, tokens_BT, last_B, lengths_B, limits_B):
+  """Slots of 24 columns, every one with its row's prompt."""
+  rows_B = jnp.arange(len(tokens_BT))
+  return decode.insert(
+    decode.empty_slots(config, params, buffers, len(tokens_BT), 24),
+    decode.prefill(config, params, buffers, tokens_BT)[0],
+    jnp.ones_like(rows_B, bool),
+    rows_B,
+    last_B,
+    lengths_B,
+    limits_B,
+    decode.response_keys(jax.random.key(0), rows_B, 0 * rows_B),
+  )
+
+
+def start(table_VV, prompts, limits, settings=SETTINGS):
   """(slots holding the prompts, function that decodes a chunk)."""
   _, params, _ = small.markov(table_VV)
   params = transformer.unstack(params)
@@ -61,18 +77,10 @@ def start(table_VV, prompts, limits, settings=SETTINGS, columns=24, seed=0):
   tokens_BT = np.zeros((B, 4), np.int32)
   for b, prompt in enumerate(prompts):
     tokens_BT[b, : len(prompt)] = prompt
-  caches, _ = decode.prefill(config, params, buffers, tokens_BT)
-  key = jax.random.key(seed)
-  rows_B = jnp.arange(B)
-  slots = decode.insert(
-    decode.empty_slots(config, params, buffers, B, columns),
-    caches,
-    jnp.ones(B, bool),
-    rows_B,
-    jnp.array([prompt[-1] for prompt in prompts]),
-    jnp.array([len(prompt) for prompt in prompts]),
-    jnp.array(limits),
-    decode.response_keys(key, rows_B, 0 * rows_B),
+  last_B = np.array([prompt[-1] for prompt in prompts])
+  lengths_B = np.array([len(prompt) for prompt in prompts])
+  slots = fill(
+    config, params, buffers, tokens_BT, last_B, lengths_B, np.array(limits)
   )
   return slots, functools.partial(run, params, buffers)
 
