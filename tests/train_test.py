@@ -246,9 +246,9 @@ class RunTest(parameterized.TestCase):
       return [batches((0.0, 1.0)), batches((bad, 1.0))], {}
 
     with self.assertRaisesRegex(
-      train.NotFinite, "round 2, update 1: .*checkpoint 0 is saved"
+      train.NotFinite, "round 2, update 1: .*checkpoint 1 is saved"
     ):
-      self.run_rounds(collect, checkpoint_every_rounds=1 << 30, rounds=4)
+      self.run_rounds(collect, rounds=4)
 
   def test_a_signal_saves_at_the_end_of_the_round(self):
     def collect(state, round):
