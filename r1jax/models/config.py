@@ -179,26 +179,30 @@ def _problems(c: ModelConfig):
   ):
     yield "attention is 'mla': set kv_lora_rank and the three head dims."
   if c.num_moe_layers:
-    if not 1 <= c.experts_per_token <= c.num_experts:
-      yield (
-        f"experts_per_token is {c.experts_per_token}, "
-        f"outside 1 to num_experts={c.num_experts}."
-      )
-    elif c.num_experts % c.router_groups:
-      yield (
-        f"router_groups is {c.router_groups}; it must divide "
-        f"num_experts={c.num_experts}."
-      )
-    elif not 1 <= c.router_topk_groups <= c.router_groups:
-      yield (
-        f"router_topk_groups is {c.router_topk_groups}, "
-        f"outside 1 to router_groups={c.router_groups}."
-      )
-    elif (
-      c.experts_per_token
-      > c.num_experts // c.router_groups * c.router_topk_groups
-    ):
-      yield (
-        f"router_topk_groups is {c.router_topk_groups}: too few groups "
-        f"for experts_per_token={c.experts_per_token}."
-      )
+    yield from _router_problems(c)
+
+
+def _router_problems(c: ModelConfig):
+  if not 1 <= c.experts_per_token <= c.num_experts:
+    yield (
+      f"experts_per_token is {c.experts_per_token}, "
+      f"outside 1 to num_experts={c.num_experts}."
+    )
+  elif c.num_experts % c.router_groups:
+    yield (
+      f"router_groups is {c.router_groups}; it must divide "
+      f"num_experts={c.num_experts}."
+    )
+  elif not 1 <= c.router_topk_groups <= c.router_groups:
+    yield (
+      f"router_topk_groups is {c.router_topk_groups}, "
+      f"outside 1 to router_groups={c.router_groups}."
+    )
+  elif (
+    c.experts_per_token
+    > c.num_experts // c.router_groups * c.router_topk_groups
+  ):
+    yield (
+      f"router_topk_groups is {c.router_topk_groups}: too few groups "
+      f"for experts_per_token={c.experts_per_token}."
+    )
