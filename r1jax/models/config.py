@@ -160,6 +160,8 @@ def _problems(c: ModelConfig):
         f"{field} is {getattr(c, field)}; rotary turns pairs, so it must be "
         "even."
       )
+  if c.scan_unroll < 1:
+    yield f"scan_unroll is {c.scan_unroll}; it must be 1 or more."
   if c.num_mtp_layers:
     yield f"num_mtp_layers is {c.num_mtp_layers}; only 0 is built."
   if not 0 <= c.num_dense_layers <= c.num_layers:

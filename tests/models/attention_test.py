@@ -75,6 +75,44 @@ class AttendTest(parameterized.TestCase):
     np.testing.assert_array_equal(grad, np.zeros(grad.shape))
 
 
+class GroupedQueryAttentionTest(parameterized.TestCase):
+  @parameterized.parameters(True, False)
+  def test_agrees_with_a_loop(self, extras):
+    c = small.gqa(qkv_bias=extras, qk_norm=extras)
+    params = small.weights(c)[0]["dense_layers"]["attention"]
+    params = jax.tree.map(lambda a: a[0], params)
+    x_BTD = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
+    ones_BT = jnp.ones((2, 5), jnp.int32)
+    mask_BTS = attention.packed_mask(ones_BT)
+    context = attention.Context(jnp.cumsum(ones_BT, axis=1) - 1, mask_BTS)
+    layer = attention.GroupedQueryAttention(c)
+    got, cache = jax.jit(layer.apply)({"params": params}, x_BTD, context, None)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+
+    def project(name, turned):
+      y = np.einsum("BTD,DNH->BTNH", x_BTD, p[name]["kernel"])
+      if extras:
+        y += p[name]["bias"]
+      if extras and turned:
+        rms = np.sqrt(np.mean(y * y, axis=-1, keepdims=True) + 1e-6)
+        y = y / rms * p[f"{name}_norm"]["scale"]
+      if not turned:
+        return y
+      angles = np.arange(5)[:, None] * 10000.0 ** (-np.arange(4) / 4)
+      pairs = y[..., :4] + 1j * y[..., 4:]
+      pairs *= np.exp(1j * angles)[None, :, None]
+      return np.concatenate([pairs.real, pairs.imag], axis=-1)
+
+    q = project("query", True)
+    k = project("key", True).swapaxes(1, 2)
+    v = project("value", False).swapaxes(1, 2)
+    out = loop(q, k, v, np.asarray(mask_BTS), 8**-0.5)
+    want = np.einsum("BTNH,NHD->BTD", out, p["out"]["kernel"])
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    for got_leaf, want_leaf in zip(cache, (k, v)):
+      np.testing.assert_allclose(got_leaf, want_leaf, atol=2e-5)
+
+
 class PackedMaskTest(parameterized.TestCase):
   def test_worked_example(self):
     got = attention.packed_mask(jnp.array([[1, 1, 2, 2, 0]]))
