@@ -184,9 +184,10 @@ class _Prompts:
         prompt = self._prompts[question]
         tokens_BT[row, : len(prompt)] = prompt
       caches, experts = self._programs.prefill(*self._weights, tokens_BT)
+      experts = np.asarray(experts)  # On device, each length would compile.
       for row, question in enumerate(self._batches[batch]):
         length = len(self._prompts[question])
-        self._experts[question] = np.asarray(experts[row, : length - 1])
+        self._experts[question] = experts[row, : length - 1]
     self._uses[batch] -= uses
     if self._uses[batch]:
       self._caches[batch] = caches
