@@ -53,6 +53,23 @@ def questions(data: Mapping[str, Any], field: str) -> list[Question]:
   return source(verifiers.check)
 
 
+def check_prompts(
+  config: ml_collections.ConfigDict,
+  tokenizer: tokenizer_lib.Tokenizer,
+  data: Sequence[Question],
+  field: str,
+) -> None:
+  """Raises ValueError if a prompt is longer than config.max_prompt_tokens."""
+  for question in data:
+    tokens = len(templates.prompt_ids(config.template, question, tokenizer))
+    if tokens > config.max_prompt_tokens:
+      raise ValueError(
+        f"{field}: the prompt of question {question.id!r} has {tokens} tokens, "
+        f"but config.max_prompt_tokens is {config.max_prompt_tokens}. Raise "
+        "it, or remove the question."
+      )
+
+
 def abstract_weights(
   model: policy.Policy, mesh: jax.sharding.Mesh
 ) -> tuple[Params, Params]:

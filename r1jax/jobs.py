@@ -33,7 +33,7 @@ from r1jax import (
   tree,
   weighting,
 )
-from r1jax.data import sources
+from r1jax.data import sources, templates
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import store
 from r1jax.models.config import ModelConfig
@@ -162,19 +162,24 @@ def _start(
 ) -> Run:
   tokenizer = tokenizer_lib.load(config.tokenizer)
   dims = experiment.dimensions(config, tokenizer)
-  suites = _suites(config)
+  registry.lookup(templates.TEMPLATES, config.template, "config.template")
+  suites = _suites(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh)
   grader = experiment.grader(config)
   stack.callback(grader.close)
   return Run(config, workdir, stack, tokenizer, dims, mesh, suites, grader)
 
 
-def _suites(config: ml_collections.ConfigDict) -> dict[str, list[Question]]:
+def _suites(
+  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
+) -> dict[str, list[Question]]:
   suites = {}
   for i, choice in enumerate(config.eval_data):
     data = dict(choice)
     name = data.pop("suite")
-    questions = experiment.questions(data, f"config.eval_data[{i}]")
+    field = f"config.eval_data[{i}]"
+    questions = experiment.questions(data, field)
+    experiment.check_prompts(config, tokenizer, questions, field)
     order = sources.order(questions, 0)
     n = min(config.eval_sampling.questions, len(questions))
     suites[name] = [order[j] for j in range(n)]
@@ -294,6 +299,7 @@ def _grpo(run: Run) -> None:
     importance,
   )
   data = experiment.questions(config.data.to_dict(), "config.data")
+  experiment.check_prompts(config, run.tokenizer, data, "config.data")
   for suite in run.suites.values():
     sources.check_disjoint(data, suite)
   model = policy.make(
