@@ -68,8 +68,6 @@ REWARDS = dict(
 SMALL = {
   "init": dict(name="random"),
   "max_response_tokens": 16,
-  "row_tokens": 32,
-  "rows_per_microbatch": 4,
   "sampling.slots": 8,
   "sampling.chunk_tokens": 8,
   "sampling.prefill_rows": 4,
@@ -78,6 +76,8 @@ SMALL = {
   "checkpoint_every_rounds": 1,
 }
 ZERO = SMALL | {
+  "row_tokens": 32,
+  "rows_per_microbatch": 4,
   "rewards": REWARDS,
   "questions_per_round": 2,
   "samples_per_question": 4,
@@ -98,6 +98,7 @@ def config(name="zero", model=DENSE, **changes):
   small = ZERO if config.job == "grpo" else SMALL
   changes = {k.replace("__", "."): v for k, v in changes.items()}
   with config.unlocked():
+    small = {k: v for k, v in small.items() if k.split(".")[0] in config}
     for field, value in {"model": model, **small, **changes}.items():
       *path, last = field.split(".")
       owner = config

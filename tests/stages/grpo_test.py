@@ -169,6 +169,31 @@ class CollectTest(parameterized.TestCase):
       self.assertEqual(ids[-1], toy.EOS)
       self.assertGreater(found["weights_BT"][-1], 0)
 
+  def test_the_policy_at_hand_samples_with_the_key_of_the_round(self):
+    calls = []
+
+    def roll(params, buffers, key, *rest):
+      calls.append((params, jax.random.key_data(key).tolist()))
+      return toy.roll(REWARDS * 9)(params, buffers, key, *rest)
+
+    stage = grpo.make(
+      toy.POLICY,
+      roll,
+      toy.questions,
+      lambda rows: None,
+      lambda batch: batch,
+      settings(kl=KL | {"coef": 0.1}),
+    )
+    for params in (OLD, NEW):
+      for round in range(2):
+        now = state()
+        now.params = params
+        stage.collect(now, round)
+    self.assertIs(calls[0][0], OLD)
+    self.assertIs(calls[2][0], NEW)
+    self.assertEqual(calls[0][1], calls[2][1])
+    self.assertNotEqual(calls[0][1], calls[1][1])
+
   def test_every_round_has_its_own_questions(self):
     rewards = [[0.0, 1.0, 0.0, 0.0]] * 9
     _, _, _, first = collect(0, rewards)
