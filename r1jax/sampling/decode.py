@@ -265,11 +265,11 @@ def _columns(caches) -> int:
 
 def _draw(logits_BV, slots, settings):
   """The slots a token further, that token, and its log-probability."""
-  V = logits_BV.shape[1]
+  barred_BV = None
   if settings.min_response_tokens:
     early_B = slots.steps_B + 1 < settings.min_response_tokens
-    is_eos_1V = (jnp.arange(V) == settings.eos_id)[None]
-    logits_BV = jnp.where(early_B[:, None] & is_eos_1V, -1e30, logits_BV)
+    is_eos_V = jnp.arange(logits_BV.shape[1]) == settings.eos_id
+    barred_BV = early_B[:, None] & is_eos_V[None]
   keys_B = jax.vmap(jax.random.fold_in)(slots.keys_B, slots.steps_B)
   token_B, logprob_B = logits_lib.sample(
     keys_B,
@@ -277,6 +277,7 @@ def _draw(logits_BV, slots, settings):
     temperature=settings.temperature,
     top_k=settings.top_k,
     top_p=settings.top_p,
+    barred_BV=barred_BV,
   )
   running_B = slots.finish_B == RUNNING
   steps_B = slots.steps_B + running_B

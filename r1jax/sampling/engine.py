@@ -126,12 +126,18 @@ def sample(
     on_finish: Called with each sample as it ends, while others decode.
 
   Raises:
-    ValueError: If a prompt is empty or longer than max_prompt_tokens.
+    ValueError: If a prompt is empty or longer than max_prompt_tokens, or
+      a limit is outside 1 to max_response_tokens.
   """
   _check_prompts(programs, prompts)
   weights = programs.unstack(params), programs.unstack(buffers)
   limits = limits or [programs.max_response_tokens] * len(requests)
-  queue = deque(zip(requests, limits))
+  if not all(1 <= limit <= programs.max_response_tokens for limit in limits):
+    raise ValueError(
+      f"limits are {min(limits)} to {max(limits)}, outside 1 to "
+      f"max_response_tokens={programs.max_response_tokens}."
+    )
+  queue = deque(zip(requests, limits, strict=True))
   pool = _Prompts(programs, weights, prompts, requests)
   slots = programs.empty(*weights)
   owners: list[_Owner | None] = [None] * programs.slots
@@ -184,6 +190,7 @@ class _Prompts:
         prompt = self._prompts[question]
         tokens_BT[row, : len(prompt)] = prompt
       caches, experts = self._programs.prefill(*self._weights, tokens_BT)
+      experts = np.asarray(experts)
       experts = np.asarray(experts)  # On device, each length would compile.
       for row, question in enumerate(self._batches[batch]):
         length = len(self._prompts[question])

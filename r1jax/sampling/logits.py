@@ -96,11 +96,12 @@ def sample(
   temperature: float,
   top_k: int,
   top_p: float,
+  barred_BV: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """A token a row and its log-probability at this temperature.
 
   The log-probability is the untruncated distribution's, the one that the
-  trainer computes; top-k and top-p narrow only the draw.
+  trainer computes; top-k, top-p and what is barred narrow only the draw.
 
   Args:
     keys_B: One key a row; consumed.
@@ -109,14 +110,17 @@ def sample(
       then those of temperature 1.
     top_k: 0 is off.
     top_p: 1 is off.
+    barred_BV: True on tokens that must not be drawn.
   """
+  open_BV = logits_BV
+  if barred_BV is not None:
+    open_BV = jnp.where(barred_BV, -jnp.inf, logits_BV)
   if not temperature:
-    tokens_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    tokens_B = jnp.argmax(open_BV, axis=-1).astype(jnp.int32)
     return tokens_B, log_softmax_at(logits_BV, tokens_B)[0]
-  logits_BV = logits_BV / temperature
-  peak_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-  mass_BV = jnp.exp(logits_BV - peak_B1)
-  kept_BV = mass_BV
+  logits_BV, open_BV = logits_BV / temperature, open_BV / temperature
+  peak_B1 = jnp.max(open_BV, axis=-1, keepdims=True)
+  kept_BV = jnp.exp(open_BV - peak_B1)
   if top_k:
     kept_BV = jnp.where(keep_top_k(kept_BV, top_k), kept_BV, 0)
   if top_p < 1:
