@@ -253,7 +253,7 @@ class WholeRunTest(parameterized.TestCase):
     self.addCleanup(jax.monitoring.unregister_event_duration_listener, count)
     config = runs.config(
       model=runs.MOE,
-      rounds=4,
+      rounds=3,
       routing_replay=True,
       router_bias_rate=0.01,
       balance_coef=0.01,
@@ -263,7 +263,7 @@ class WholeRunTest(parameterized.TestCase):
       run(config, self.workdir)
     # From the first round's checkpoint on.
     self.assertGreater(by_round[1], by_round[0])
-    self.assertEqual(by_round[1:], by_round[1:2] * 3)
+    self.assertEqual(by_round[1:], by_round[1:2] * 2)
     self.assert_no_gap(runs.rows(self.workdir))
     rows = runs.rows(self.workdir)
     self.assertGreater(max(row["train/kl"] for row in rows), 1e-7)
@@ -273,7 +273,9 @@ class WholeRunTest(parameterized.TestCase):
     # The router's bias is part of what was trained and saved.
     path = os.path.join(self.workdir, jobs.EXPORT)
     _, buffers = store.load(path, *shapes(runs.MOE))
-    self.assertTrue(all(np.any(b) for b in jax.tree.leaves(buffers)))
+    (bias_LE,) = jax.tree.leaves(buffers)
+    # Three steps of 0.01 up or down.
+    np.testing.assert_allclose(np.abs(bias_LE) * 100 % 2, 1.0, atol=1e-4)
 
   def assert_no_gap(self, rows):
     for row in rows:

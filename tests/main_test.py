@@ -23,10 +23,10 @@ runpy.run_module("r1jax.main", run_name="__main__")
 """
 
 
-def run(*arguments, workdir):
+def run(*arguments, workdir, code=WITHOUT_JAX):
   """(exit status, stdout, stderr); imports of jax are told on stderr."""
   done = subprocess.run(
-    [sys.executable, "-c", WITHOUT_JAX, *arguments, f"--workdir={workdir}"],
+    [sys.executable, "-c", code, *arguments, f"--workdir={workdir}"],
     cwd=runs.ROOT,
     capture_output=True,
     text=True,
@@ -84,13 +84,23 @@ class MistakeTest(parameterized.TestCase):
     self.assertEqual(status, 1)
 
   def test_no_write_permission(self):
-    if os.getuid() == 0:
-      self.skipTest("root may write everywhere")
+    code = """
+import os, sys
+from absl import app
+from configs import zero
+from r1jax import jobs, main
+if os.getuid() == 0:  # Who may write everywhere.
+  os.setuid(65534)
+sys.argv[0] = "r1jax.main"
+app.run(main.main, flags_parser=main.parse)
+"""
     with tempfile.TemporaryDirectory() as directory:
       os.chmod(directory, 0o555)
-      status, _, err = run(ZERO, workdir=os.path.join(directory, "run"))
-    self.assertEqual(status, 1)
-    self.assertRegex(err.splitlines()[-1], "^r1jax: .*Permission denied")
+      workdir = os.path.join(directory, "run")
+      status, _, err = run(ZERO, workdir=workdir, code=code)
+    self.assertEqual(status, 1, err)
+    self.assertRegex(err.splitlines()[-1], f"^r1jax: .*denied: '{workdir}'")
+    self.assertNotIn("Traceback", err)
 
   def test_a_workdir_that_cannot_be(self):
     with tempfile.TemporaryDirectory() as directory:

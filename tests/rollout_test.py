@@ -1,0 +1,172 @@
+from unittest import mock
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from r1jax import rollout
+from r1jax.data import templates
+from r1jax.data import tokenizer as tokenizer_lib
+from r1jax.records import Question, Response, Reward
+from r1jax.sampling import engine
+
+TOKENIZER = tokenizer_lib.load("bundled")
+QUESTIONS = [
+  Question(f"q{i}", f"{i} 2 3 = 6", 0, "none", language="en") for i in range(3)
+]
+TEXTS = {0: "<think>1 + 2</think>", 1: "我 yes", 2: ""}
+
+
+class FakeGrader:
+  """Grades by length; notes what it was given and when."""
+
+  def __init__(self):
+    self.submitted = []
+
+  def submit(self, key, question, response):
+    self.submitted.append((key, question, response))
+
+  def collect(self):
+    return {
+      key: {
+        "accuracy": Reward(float(len(response.text)), "its length"),
+        "format": Reward(1.0, "always"),
+      }
+      for key, _, response in self.submitted
+    }
+
+
+def fake_sample(calls):
+  """Stands in for engine.sample; answers every question with its text."""
+
+  def sample(programs, params, buffers, key, prompts, requests, *, on_finish):
+    calls.append((params, buffers, key, prompts, requests))
+    samples = []
+    for request in requests:
+      finish = ("eos", "length", "repetition")[request.sample % 3]
+      ids = TOKENIZER.encode(TEXTS[request.question % 3])
+      ids = [*ids, TOKENIZER.eos_id] if finish == "eos" else [*ids, 9]
+      samples.append(engine.Sample(*request, np.array(ids), None, None, finish))
+    for each in reversed(samples):  # They end in any order.
+      on_finish(each)
+    return samples, engine.Stats(10, 0.75)
+
+  return sample
+
+
+class RollTest(parameterized.TestCase):
+  def roll(self, template="miniature", first=0, samples=3):
+    calls, grader = [], FakeGrader()
+    weights = {"accuracy": 2.0, "format": 0.5}
+    run = rollout.make("programs", TOKENIZER, template, grader, weights)
+    with mock.patch.object(engine, "sample", fake_sample(calls)):
+      out = run("params", "buffers", "key", QUESTIONS, samples, first)
+    (call,) = calls
+    return out, call, grader
+
+  @parameterized.parameters(0, 6)
+  def test_rows_are_question_by_question(self, first):
+    out, (params, buffers, key, prompts, requests), _ = self.roll(first=first)
+    self.assertEqual((params, buffers, key), ("params", "buffers", "key"))
+    self.assertEqual(out.slot_utilization, 0.75)
+    # The place in the round, which makes the key, is offset.
+    self.assertEqual(
+      requests,
+      [engine.Request(first + q, g) for q in range(3) for g in range(3)],
+    )
+    for i, row in enumerate(out.rows):
+      q, g = divmod(i, 3)
+      self.assertEqual(row.question, QUESTIONS[q])
+      self.assertEqual((row.sample.question, row.sample.sample), (first + q, g))
+      want = templates.prompt_ids("miniature", QUESTIONS[q], TOKENIZER)
+      self.assertEqual(row.prompt, want)
+      self.assertEqual(prompts[first + q], want)
+
+  def test_text_is_decoded_without_the_eos_that_is_counted(self):
+    out, _, _ = self.roll()
+    for row in out.rows:
+      text = TEXTS[row.sample.question % 3]
+      self.assertEqual(row.response.tokens, len(row.sample.tokens_T))
+      self.assertEqual(row.response.finish_reason, row.sample.finish_reason)
+      if row.sample.finish_reason == "eos":
+        self.assertEqual(row.response.text, text)
+      else:  # Its last token belongs to the text.
+        ids = row.sample.tokens_T.tolist()
+        self.assertEqual(row.response.text, TOKENIZER.decode(ids))
+
+  def test_every_response_is_graded_by_its_own_question(self):
+    out, _, grader = self.roll()
+    self.assertLen(grader.submitted, 9)
+    for (q, _), question, _ in grader.submitted:
+      self.assertEqual(question, QUESTIONS[q])
+    for row in out.rows:
+      self.assertEqual(row.rewards["accuracy"].value, len(row.response.text))
+      self.assertEqual(row.reward, 2.0 * len(row.response.text) + 0.5)
+
+  @parameterized.parameters(("miniature", False), ("miniature-think", True))
+  def test_a_template_that_opens_the_thoughts(self, template, prefilled):
+    out, _, _ = self.roll(template)
+    for row in out.rows:
+      self.assertEqual(row.response.think_prefilled, prefilled)
+
+
+def row(reward, text="yes", tokens=4, finish_reason="eos", status="ok"):
+  return rollout.Row(
+    QUESTIONS[1],
+    [1, 2],
+    engine.Sample(5, 2, np.arange(tokens), None, None, finish_reason),
+    Response(text, tokens, finish_reason),
+    {
+      "accuracy": Reward(reward, "by hand", status),
+      "format": Reward(1.0, "by hand"),
+    },
+    reward + 0.5,
+  )
+
+
+class MetricsTest(parameterized.TestCase):
+  def test_worked_example(self):
+    rows = [
+      row(1.0, "yes 我", tokens=2),
+      row(0.0, "no", tokens=4, finish_reason="length"),
+      row(0.0, "no", tokens=6, finish_reason="repetition", status="failed"),
+      row(1.0, "yes", tokens=8, status="timeout"),
+    ]
+    self.assertEqual(
+      rollout.metrics(rows),
+      {
+        "rollout/reward_mean": 1.0,
+        "rollout/response_tokens_mean": 5.0,
+        "rollout/truncated_frac": 0.5,
+        "rollout/mixed_language_frac": 0.25,
+        "rollout/accuracy_mean": 0.5,
+        "rollout/format_mean": 1.0,
+        "grade/failed_count": 1.0,
+        "grade/timeout_count": 1.0,
+      },
+    )
+
+  def test_record(self):
+    got = rollout.record(3, row(1.0), -0.25, "abc")
+    self.assertEqual(
+      got,
+      {
+        "round": 3,
+        "question": "q1",
+        "sample": 2,
+        "prompt": "1 2 3 = 6",
+        "response": "yes",
+        "tokens": 4,
+        "finish_reason": "eos",
+        "reward": 1.5,
+        "rewards": {
+          "accuracy": {"value": 1.0, "reason": "by hand", "status": "ok"},
+          "format": {"value": 1.0, "reason": "by hand", "status": "ok"},
+        },
+        "advantage": -0.25,
+        "weights": "abc",
+      },
+    )
+
+
+if __name__ == "__main__":
+  absltest.main()
