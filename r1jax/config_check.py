@@ -184,6 +184,15 @@ def _evaluates_something(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _evaluation_has_accuracy(config: dict[str, Any]) -> Iterator[str]:
+  evaluates = config["job"] == "evaluate" or config["eval_every_rounds"]
+  if evaluates and "accuracy" not in config["rewards"]:
+    yield (
+      "config.rewards has no accuracy, which evaluation measures. Add it, "
+      "with weight 0 if nothing is to be earned by it."
+    )
+
+
 def _greedy_once(config: dict[str, Any]) -> Iterator[str]:
   sampling = config["eval_sampling"]
   samples = sampling["samples_per_question"]
@@ -267,6 +276,20 @@ def _kl_is_used(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _waves_are_used(config: dict[str, Any]) -> Iterator[str]:
+  waves = config["dynamic_sampling_max_waves"]
+  if config["dynamic_sampling"] and waves == 1:
+    yield (
+      "config.dynamic_sampling is True, but config.dynamic_sampling_max_waves "
+      "1 leaves no second wave. Set it to 2 or more."
+    )
+  if not config["dynamic_sampling"] and waves > 1:
+    yield (
+      f"config.dynamic_sampling_max_waves is {waves}, but "
+      "config.dynamic_sampling is False. Set it to 1."
+    )
+
+
 def _rewards_count(config: dict[str, Any]) -> Iterator[str]:
   if not any(reward["weight"] for reward in config["rewards"].values()):
     yield (
@@ -283,7 +306,11 @@ def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
-_EVALUATION_RULES = [_evaluates_something, _greedy_once]
+_EVALUATION_RULES = [
+  _evaluates_something,
+  _evaluation_has_accuracy,
+  _greedy_once,
+]
 RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
   "lm": [_mesh_divides_rows, *_EVALUATION_RULES],
   "grpo": [
@@ -295,6 +322,7 @@ RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
     _updates_divide_responses,
     _samples_the_policy,
     _kl_is_used,
+    _waves_are_used,
     _rewards_count,
     _experts_to_replay,
   ],

@@ -208,6 +208,9 @@ class ConfigCheckTest(parameterized.TestCase):
     ({"routing_replay": True, "model": {}}, "config.model has no experts"),
     ({"rewards": {"accuracy": {"weight": 0.0}}}, "nothing to learn from"),
     ({"eval_data": []}, "config.eval_data is empty. Set it to 0"),
+    ({"rewards": {"format": {"weight": 1.0}}}, "has no accuracy"),
+    ({"dynamic_sampling": True}, "leaves no second wave"),
+    ({"dynamic_sampling_max_waves": 3}, "_max_waves is 3, but .* is False"),
     ({"eval_sampling.temperature": 0.0}, "where all are the same"),
   )
   def test_a_contradiction_is_named(self, changes, message):
@@ -229,6 +232,8 @@ class ConfigCheckTest(parameterized.TestCase):
     },
     {"max_response_tokens": 8, "row_tokens": 72},
     {"eval_data": [], "eval_every_rounds": 0},
+    {"eval_every_rounds": 0, "rewards": {"format": {"weight": 1.0}}},
+    {"dynamic_sampling": True, "dynamic_sampling_max_waves": 2},
     {"optimizer": {**training()["optimizer"], "clip_norm": None}},
   )
   def test_the_edge_of_what_is_allowed(self, **changes):
