@@ -104,8 +104,17 @@ def make_update(
   stage: Stage,
   optimizer: optax.GradientTransformation,
   bias_rate: float,
+  state: TrainState | None = None,
 ) -> Update:
-  """The programs: the gradient is summed over microbatches, then applied."""
+  """The programs: the gradient is summed over microbatches, then applied.
+
+  Args:
+    stage: Has the loss.
+    optimizer: Of `optim.make`.
+    bias_rate: Of `moe.update_bias`.
+    state: Where its arrays lie, what the programs return will lie; None
+      leaves it to the compiler, which is the same on one device.
+  """
 
   def accumulate(params, buffers, grads, batch):
     (_, aux), new = jax.value_and_grad(stage.loss_fn, has_aux=True)(
@@ -127,11 +136,17 @@ def make_update(
       updates=state.updates + 1,
     )
 
+  places = jax.tree.map(lambda leaf: leaf.sharding, state)
+  grads = None if state is None else places.params
   return Update(
-    start=jax.jit(functools.partial(jax.tree.map, jnp.zeros_like)),
-    accumulate=jax.jit(accumulate, donate_argnums=2),
+    start=jax.jit(
+      functools.partial(jax.tree.map, jnp.zeros_like), out_shardings=grads
+    ),
+    accumulate=jax.jit(
+      accumulate, donate_argnums=2, out_shardings=(grads, None)
+    ),
     norm=jax.jit(optax.tree.norm),
-    apply=jax.jit(apply, donate_argnums=0),
+    apply=jax.jit(apply, donate_argnums=0, out_shardings=places),
   )
 
 
@@ -262,18 +277,29 @@ def _round(stage, update, state, loop, round, checkpointer):
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[Callable[[], bool]]:
-  """A function that says whether SIGTERM or SIGINT has come."""
+  """A function that says whether SIGTERM or SIGINT has come.
+
+  The first one is only noted; the next one does what it did before.
+  """
   received: list[int] = []
-  handlers = {}
-  for number in (signal.SIGTERM, signal.SIGINT):
-    handlers[number] = signal.signal(
-      number, lambda received_number, _: received.append(received_number)
-    )
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  before = {number: signal.getsignal(number) for number in numbers}
+
+  def restore():
+    for number in numbers:
+      signal.signal(number, before[number])
+
+  def note(number, _):
+    received.append(number)
+    restore()
+    logging.info("Stopping after this round; a second signal stops at once.")
+
+  for number in numbers:
+    signal.signal(number, note)
   try:
     yield lambda: bool(received)
   finally:
-    for number, handler in handlers.items():
-      signal.signal(number, handler)
+    restore()
 
 
 def digests(state: TrainState) -> dict[str, str]:

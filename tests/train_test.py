@@ -262,6 +262,24 @@ class RunTest(parameterized.TestCase):
     self.assertLen(self.seen, 2)
     self.assertIn("Stopped by a signal; 2 rounds are saved.", logs.output[-1])
 
+  def test_a_second_signal_stops_at_once(self):
+    before = signal.getsignal(signal.SIGINT)
+
+    def collect(state, round):
+      os.kill(os.getpid(), signal.SIGINT)
+      return self.collect(state, round)
+
+    def twice(state, round):
+      os.kill(os.getpid(), signal.SIGINT)
+      return collect(state, round)
+
+    self.run_rounds(collect)
+    self.assertLen(self.seen, 1)
+    with self.assertRaises(KeyboardInterrupt):
+      self.run_rounds(twice)
+    self.assertLen(self.seen, 1)
+    self.assertIs(signal.getsignal(signal.SIGINT), before)
+
   def test_a_failing_save_stops_the_run_in_one_line(self):
     error = OSError(28, "No space left on device")
     with (
