@@ -1,12 +1,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import parameterized
 
 from r1jax import advantages
 from tests import oracle
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+@pytest.fixture(autouse=True)
+def no_rank_promotion():
+  """Only here: the setting is the whole process's."""
+  with jax.numpy_rank_promotion("raise"):
+    yield
+
 
 GROUPED = ("group_normalized", "group_centered", "leave_one_out")
 

@@ -1,12 +1,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import parameterized
 
 from r1jax import losses
 from tests import oracle
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+@pytest.fixture(autouse=True)
+def no_rank_promotion():
+  """Only here: the setting is the whole process's."""
+  with jax.numpy_rank_promotion("raise"):
+    yield
+
 
 # Clips that the random rows below meet on both sides.
 ARGUMENTS = {
