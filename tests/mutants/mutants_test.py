@@ -17,15 +17,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 COPIED = ("r1jax", "tests", "configs", "pyproject.toml")
 
 
-def failures(directory, test):
-  """(exit status, output) of a test in a copy of the repository.
+def run(directory, tests):
+  """(exit status, output) of tests in a copy of the repository.
 
   Exit status 1 of pytest means that a test ran and failed.
   """
-  file, case, method = test.split("::")
-  arguments = f"-x -q -p no:cacheprovider {file}::{case} -k {method} -m".split()
+  cases = sorted({test.rpartition("::")[0] for test in tests})
+  methods = " or ".join(sorted({test.split("::")[2] for test in tests}))
+  options = ["-x", "-q", "-p", "no:cacheprovider", "-m", ""]
   done = subprocess.run(
-    [sys.executable, "-m", "pytest", *arguments, ""],
+    [sys.executable, "-m", "pytest", *options, *cases, "-k", methods],
     cwd=directory,
     env=os.environ
     | {"PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -83,14 +84,14 @@ class MutantsTest(parameterized.TestCase):
     path = pathlib.Path(directory, mutant.file)
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-    status, output = failures(directory, mutant.test)
+    status, output = run(directory, [mutant.test])
     self.assertEqual(status, 1, f"{mutant.test} lets it pass:\n{output}")
 
   @pytest.mark.slow
   def test_without_a_mutant_the_tests_pass(self):
     directory = self.enterContext(tempfile.TemporaryDirectory())
     copy_repository(directory)
-    status, output = failures(directory, table.MUTANTS[0].test)
+    status, output = run(directory, [m.test for m in table.MUTANTS])
     self.assertEqual(status, 0, output)
 
 
