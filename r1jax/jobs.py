@@ -256,7 +256,7 @@ def _train(
     config.eval_every_rounds,
     _evaluator(run),
   )
-  update = train.make_update(stage, optimizer, config.router_bias_rate)
+  update = train.make_update(stage, optimizer, config.router_bias_rate, state)
   state = train.run(
     stage, update, state, schedule, loop, checkpointer, writer, first_round
   )

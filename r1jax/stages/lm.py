@@ -7,6 +7,7 @@ makes one update on the cross-entropy of the tokens the config names.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -116,4 +117,17 @@ def common_sums(batch: Batch, scores: policy.Scores):
   differs_BT = jnp.mean(report.differs_BT.astype(jnp.float32), axis=0)
   sums["moe/replay_differs_frac"] = jnp.sum(mean_BT * differs_BT)
   balance_BT = jnp.sum(report.balance_BT, axis=0)
-  return sums, jnp.sum(mean_BT * balance_BT)
+  share_BT = spread(mean_BT, batch.segments_BT)
+  return sums, jnp.sum(share_BT * balance_BT)
+
+
+def spread(weights_BT: jax.Array, segments_BT: jax.Array) -> jax.Array:
+  """Each sequence's weights, summed and dealt evenly to all its tokens.
+
+  The balance loss is a mean over all tokens of a sequence (moe.balance);
+  a sequence counts by its share of the tokens that the loss is about.
+  """
+  same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
+  total_BT = jnp.sum(jnp.where(same_BTS, weights_BT[:, None], 0.0), axis=-1)
+  mean_BT = total_BT / jnp.sum(same_BTS, axis=-1)
+  return jnp.where(segments_BT != 0, mean_BT, 0.0)

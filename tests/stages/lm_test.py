@@ -129,6 +129,15 @@ class CommonSumsTest(parameterized.TestCase):
     self.assertBetween((one_loss - plain) / 0.5, 0.5, 6.0)
     self.assertAlmostEqual(plain, float(one["train/loss"]), places=6)
 
+  def test_a_sequence_counts_by_its_share_of_loss_tokens(self):
+    segments_BT = np.array([[1, 1, 2, 2, 2, 0]])
+    weights_BT = np.array([[0.0, 0.3, 0.0, 0.2, 0.1, 0.0]], np.float32)
+    np.testing.assert_allclose(
+      lm.spread(weights_BT, segments_BT),
+      [[0.15, 0.15, 0.1, 0.1, 0.1, 0.0]],
+      rtol=1e-6,
+    )
+
 
 if __name__ == "__main__":
   absltest.main()
