@@ -168,8 +168,16 @@ MUTANTS = [
   Mutant(
     "the balance loss is a mean over its microbatch",
     "r1jax/stages/lm.py",
-    "return sums, jnp.sum(mean_BT * balance_BT)",
+    "return sums, jnp.sum(share_BT * balance_BT)",
     "return sums, jnp.mean(balance_BT)",
+    "tests/stages/lm_test.py::CommonSumsTest::"
+    "test_load_and_balance_do_not_depend_on_the_split",
+  ),
+  Mutant(
+    "the balance loss is of the response's tokens alone",
+    "r1jax/stages/lm.py",
+    "share_BT = spread(mean_BT, batch.segments_BT)",
+    "share_BT = mean_BT",
     "tests/stages/lm_test.py::CommonSumsTest::"
     "test_load_and_balance_do_not_depend_on_the_split",
   ),

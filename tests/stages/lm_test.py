@@ -105,36 +105,43 @@ class LmTest(parameterized.TestCase):
 class CommonSumsTest(parameterized.TestCase):
   """Sums of a model with experts."""
 
-  def run_loss(self, rows, balance_coef):
+  def test_load_and_balance_do_not_depend_on_the_split(self):
     config = small.mla()
     model = policy.make(config, temperature=1.0, with_balance=True)
-    stage = make(model=model, rows=rows, balance_coef=balance_coef)
-    (update,), _ = stage.collect(None, 0)
-    loss_fn = jax.jit(stage.loss_fn)
-    parts = [loss_fn(*small.weights(config), batch) for batch in update]
-    return (
-      sum(float(loss) for loss, _ in parts),
-      jax.tree.map(lambda *xs: sum(xs), *(aux.sums for _, aux in parts)),
-    )
-
-  def test_load_and_balance_do_not_depend_on_the_split(self):
-    one_loss, one = self.run_loss(2, 0.5)
-    two_loss, two = self.run_loss(1, 0.5)
-    self.assertAlmostEqual(one_loss, two_loss, places=5)
-    np.testing.assert_array_equal(one["moe/load_LE"], two["moe/load_LE"])
+    weights = small.weights(config)
+    outcomes = []
+    for rows in (2, 1):
+      stage = make("response", model=model, rows=rows, balance_coef=0.5)
+      (update,), _ = stage.collect(None, 0)
+      loss_fn = jax.jit(stage.loss_fn)
+      parts = [loss_fn(*weights, batch) for batch in update]
+      loss = sum(float(part) for part, _ in parts)
+      sums = jax.tree.map(lambda *xs: sum(xs), *(aux.sums for _, aux in parts))
+      balance = (loss - float(sums["train/loss"])) / 0.5
+      outcomes.append((balance, sums["moe/load_LE"]))
+    (one, one_LE), (two, two_LE) = outcomes
+    self.assertAlmostEqual(one, two, places=4)
+    np.testing.assert_array_equal(one_LE, two_LE)
     # 13 tokens of real documents, two experts each, none for padding.
-    np.testing.assert_array_equal(one["moe/load_LE"].sum(axis=1), 26)
-    plain, _ = self.run_loss(2, 0.0)
-    # A layer's balance loss is near 1 where experts are near balance.
-    self.assertBetween((one_loss - plain) / 0.5, 0.5, 6.0)
-    self.assertAlmostEqual(plain, float(one["train/loss"]), places=6)
+    np.testing.assert_array_equal(one_LE.sum(axis=1), 26)
+    # Each document's loss, alone and over all its tokens, counts by its
+    # share of the 7 response tokens.
+    score = jax.jit(model.logprobs)
+    want = 0.0
+    for prompt, response in DOCUMENTS[0]:
+      row = small.rows([np.array([*prompt, *response])], (1,), 8)
+      report = score(*weights, small.batch(*row)).report
+      length = len(prompt) + len(response)
+      mean = np.sum(report.balance_BT, axis=(0, 1))[:length].mean()
+      want += mean * len(response) / 7
+    self.assertAlmostEqual(one, want, places=4)
 
-  def test_a_sequence_counts_by_its_share_of_loss_tokens(self):
-    segments_BT = np.array([[1, 1, 2, 2, 2, 0]])
-    weights_BT = np.array([[0.0, 0.3, 0.0, 0.2, 0.1, 0.0]], np.float32)
+  def test_spread(self):
+    weights_BT = np.array([[0.0, 0.0, 0.3, 0.3, 0.0, 0.4, 0.0]], np.float32)
+    segments_BT = np.array([[1, 1, 1, 1, 2, 2, 0]])
     np.testing.assert_allclose(
       lm.spread(weights_BT, segments_BT),
-      [[0.15, 0.15, 0.1, 0.1, 0.1, 0.0]],
+      [[0.15, 0.15, 0.15, 0.15, 0.2, 0.2, 0.0]],
       rtol=1e-6,
     )
 
