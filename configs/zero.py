@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.job = "grpo"
   config.init = dict(name="bundled")
   config.data = dict(name="countdown", split="train", test_frac=0.2)
-  config.rounds = 60
+  config.rounds = 40
   config.questions_per_round = 32
   config.samples_per_question = 8
   config.updates_per_round = 1
@@ -64,7 +64,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     clip_norm=1.0,
     schedule=dict(name="constant", warmup_updates=5),
   )
-  config.eval_every_rounds = 30
+  config.eval_every_rounds = 20
   if smoke:
     config.rounds = 3
     config.questions_per_round = 4
