@@ -23,6 +23,7 @@ from configs import models
 from r1jax import (
   advantages,
   losses,
+  memory,
   optim,
   policy,
   rollout,
@@ -284,6 +285,7 @@ def report(name: str, parts: Parts, rounds: list[dict[str, float]]):
 def main(argv: list[str]) -> None:
   """Prints the workload's table."""
   del argv
+  memory.keep_freed()
   work = WORKLOADS[_WORKLOAD.value]
   work = work._replace(
     slots=_SLOTS.value or work.slots, rows=_ROWS.value or work.rows

@@ -82,6 +82,7 @@ def smollm2_135m() -> dict:
     rope_theta=100000.0,
     norm_eps=1e-5,
     tie_embeddings=True,
+    remat="dots",
   )
 
 
@@ -99,6 +100,7 @@ def bench_tiny() -> dict:
     attention="gqa",
     norm_eps=1e-6,
     tie_embeddings=True,
+    remat="dots",
     scan_unroll=4,
   )
 

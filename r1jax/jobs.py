@@ -23,6 +23,7 @@ from r1jax import (
   experiment,
   grading,
   losses,
+  memory,
   metrics,
   optim,
   policy,
@@ -73,6 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     OSError: If the workdir cannot be written.
   """
   job = registry.lookup(JOBS, config.job, "config.job")
+  memory.keep_freed()
   os.makedirs(workdir, exist_ok=True)
   claim(config, workdir)
   if "final_digests" in read_card(workdir):

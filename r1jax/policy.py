@@ -154,7 +154,6 @@ def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
   moved_BTD = jnp.pad(moved_BTD, ((0, 0), (0, width - T), (0, 0)))
   hidden_CBXD = moved_BTD.reshape(B, chunks, chunk, -1).swapaxes(0, 1)
 
-  @jax.checkpoint
   def score(hidden_BXD, tokens_BX):
     logits_BXV = head(hidden_BXD) / temperature
     lse_BX = jax.nn.logsumexp(logits_BXV, axis=-1)
@@ -165,6 +164,9 @@ def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
     entropy_BX = jax.lax.stop_gradient(lse_BX) - mean_BX
     return picked_BX1[:, :, 0] - lse_BX, entropy_BX
 
+  # Around the branch, not in it: what a branch keeps, the head with it, is
+  # kept for every chunk.
+  @jax.checkpoint
   def step(_, inputs):
     hidden_BXD, tokens_BX, mask_BX = inputs
     zeros_BX = jnp.zeros(tokens_BX.shape, jnp.float32)

@@ -17,7 +17,7 @@ LAYERS = {
   "base": "types records registry tree config_schema config_check",
   "arrays": "models sampling losses advantages weighting kl packing",
   "text": "rewards data",
-  "parts": "policy optim sharding checkpoint metrics grading",
+  "parts": "policy optim sharding checkpoint metrics grading memory",
   "rollout": "rollout",
   "assembly": "experiment",
   "stages": "stages generate evaluate search",
