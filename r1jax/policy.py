@@ -191,6 +191,6 @@ def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
 
 
 def _chunk_tokens(B: int, T: int, V: int) -> int:
-  """Tokens of a row in one chunk: a power of two, 8 to 64."""
-  most = min(64, T, _HEAD_ELEMENTS // (B * V))
+  """Tokens of a row in one chunk: a power of two, 8 to 32."""
+  most = min(32, T, _HEAD_ELEMENTS // (B * V))
   return max(8, 1 << max(0, most.bit_length() - 1))
