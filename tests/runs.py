@@ -126,7 +126,11 @@ def start(config, workdir, directory):
     workdir: Where.
     directory: Where its config file may be written.
   """
-  path = pathlib.Path(directory, "config_of_a_test.py")
+  # A new name each time: Python knows a module's bytecode by path, size and
+  # second, and two configs may share all three.
+  handle, name = tempfile.mkstemp(suffix=".py", dir=directory)
+  os.close(handle)
+  path = pathlib.Path(name)
   path.write_text(
     "import json\nfrom ml_collections import ConfigDict\n"
     "def get_config():\n"
