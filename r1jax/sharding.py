@@ -122,8 +122,3 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def rows(mesh: Mesh) -> NamedSharding:
   """First axis over the devices that share a batch, others whole."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-
-
-def row_shards(sizes: Mapping[str, int]) -> int:
-  """How many parts a batch's rows fall into."""
-  return sizes["data"] * sizes["fsdp"] * sizes["expert"]

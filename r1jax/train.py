@@ -162,8 +162,8 @@ def add_aux(auxes: list[Aux]) -> Aux:
 
 def run_update(
   update: Update, state: TrainState, batches: list[Batch]
-) -> tuple[TrainState, dict[str, float]]:
-  """The state after one update, and its metrics.
+) -> tuple[TrainState, Aux]:
+  """The state after one update, and its metrics as plain numbers.
 
   Raises:
     NotFinite: Before anything is applied.
@@ -180,20 +180,24 @@ def run_update(
     raise NotFinite(f"loss {loss}, gradient norm {norm}")
   load_LE = aux.sums.pop("moe/load_LE", None)
   state = update.apply(state, grads, load_LE)
-  out = {**aux.sums, **aux.maxima, "train/grad_norm": norm}
+  aux.sums["train/grad_norm"] = norm
   if load_LE is not None:
     mean_L = np.mean(load_LE, axis=-1)
-    out["moe/load_max_over_mean"] = np.max(load_LE / mean_L[:, None])
-  return state, {name: float(value) for name, value in out.items()}
+    aux.sums["moe/load_max_over_mean"] = np.max(load_LE / mean_L[:, None])
+  return state, jax.tree.map(float, aux)
 
 
-def mean_over_updates(parts: list[dict[str, float]]) -> dict[str, float]:
-  """A round's metrics from its updates': maxima by name, else means."""
+def over_updates(parts: list[Aux]) -> dict[str, float]:
+  """A round's metrics from its updates': means of sums, maxima of maxima."""
+  if not parts:
+    return {}
+  sums, maxima = (
+    {name: [each[name] for each in dicts] for name in dicts[0]}
+    for dicts in zip(*parts)
+  )
   return {
-    name: float(
-      (np.max if name.endswith("_max") else np.mean)([p[name] for p in parts])
-    )
-    for name in (parts[0] if parts else {})
+    **{name: float(np.mean(values)) for name, values in sums.items()},
+    **{name: max(values) for name, values in maxima.items()},
   }
 
 
@@ -266,7 +270,7 @@ def _round(stage, update, state, loop, round, checkpointer):
   if state.reference is not None and every and (round + 1) % every == 0:
     fresh = jax.tree.map(jnp.copy, (state.params, state.buffers))
     state = state._replace(reference=fresh)
-  row |= mean_over_updates(parts)
+  row |= over_updates(parts)
   row["time/collect_secs"] = collected - start
   tokens = sum(int(b.mask_BT.sum()) for batches in updates for b in batches)
   row["time/tokens_per_sec"] = tokens / (end - start)

@@ -214,8 +214,9 @@ class LossesTest(parameterized.TestCase):
 
   @parameterized.product(name=list(ARGUMENTS), garbage=[None, np.inf, -np.inf])
   def test_no_nan_is_made_on_the_way(self, name, garbage):
-    with jax.debug_nans(True):
-      gradient(name, 1.0, packed_rows(garbage), **ARGUMENTS[name])
+    with jax.debug_nans(True):  # Raises FloatingPointError where one is made.
+      slope_BT = gradient(name, 1.0, packed_rows(garbage), **ARGUMENTS[name])
+    self.assertTrue(np.all(np.isfinite(slope_BT)))
 
   @parameterized.parameters(*RATIO_LOSSES)
   def test_shift_of_both_logprobs_leaves_the_ratio(self, name):

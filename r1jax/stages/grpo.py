@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import kl, losses, packing, policy, rollout, tree
+from r1jax import advantages, kl, losses, packing, policy, rollout, tree
 from r1jax.records import Question
 from r1jax.stages import lm
 from r1jax.types import Aux, Batch, Stage
@@ -113,9 +113,8 @@ def _gather(roll, questions, state, key, round, s):
     rolled = roll(state.params, state.buffers, key, batch, s.samples, first)
     seen += rolled.rows
     waves.append(rolled)
-    for g in range(0, len(rolled.rows), s.samples):
-      group = rolled.rows[g : g + s.samples]
-      varied = any(row.reward != group[0].reward for row in group)
+    groups = _groups(rolled.rows, s)
+    for group, varied in zip(groups, _has_signal(groups)):
       (kept if varied or s.max_waves == 1 else equal).append(group)
     if len(kept) >= s.questions:
       break
@@ -127,10 +126,17 @@ def _gather(roll, questions, state, key, round, s):
   metrics["rollout/waves"] = len(waves)
   for name in ("rollout_secs", "grade_secs"):
     metrics[f"time/{name}"] = sum(getattr(wave, name) for wave in waves)
-  metrics["rollout/zero_variance_frac"] = float(
-    np.mean([all(r.reward == g[0].reward for r in g) for g in groups])
-  )
+  metrics["rollout/zero_variance_frac"] = float(np.mean(~_has_signal(groups)))
   return [row for group in groups for row in group], metrics
+
+
+def _groups(rows, s):
+  return [rows[i : i + s.samples] for i in range(0, len(rows), s.samples)]
+
+
+def _has_signal(groups):
+  rewards_QG = np.array([[row.reward for row in group] for group in groups])
+  return np.asarray(advantages.has_signal_Q(rewards_QG))
 
 
 def _split(n, round, s):
