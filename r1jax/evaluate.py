@@ -61,10 +61,11 @@ def score(rows: Sequence[rollout.Row], samples: int) -> dict[str, float]:
     for q in range(0, len(rows), samples):
       group = rows[q : q + samples]
       answers = [
-        extract.answer_text(r.response.text, r.response.think_prefilled)
+        extract.answer(r.response.text, r.response.think_prefilled)
         for r in group
       ]
-      votes.append(consensus(answers, correct[q : q + samples]))
+      texts = [None if a is None else a.text for a in answers]
+      votes.append(consensus(texts, correct[q : q + samples]))
     out[f"cons@{samples}"] = float(np.mean(votes))
   more = rollout.metrics(rows)
   for name in (

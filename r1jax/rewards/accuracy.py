@@ -22,7 +22,7 @@ def accuracy(question: Question, response: Response) -> Reward:
   )
   match response.finish_reason:
     case "eos":
-      answer = extract.answer_text(response.text, response.think_prefilled)
+      answer = extract.answer(response.text, response.think_prefilled)
     case "length":
       return Reward(0.0, f"cut off after {response.tokens} tokens")
     case "repetition":

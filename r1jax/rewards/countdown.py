@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from r1jax.records import Question, Reward
+from r1jax.rewards import extract
 
 MAX_CHARS = 1000
 MAX_DEPTH = 50
@@ -22,7 +23,7 @@ class Gold(NamedTuple):
   target: int
 
 
-def verify(question: Question, answer: str) -> Reward:
+def verify(question: Question, answer: extract.Answer) -> Reward:
   """1 if the answer hits the target by the rules, else 0.
 
   The answer is an expression of the given numbers, each as often as it is
@@ -35,7 +36,7 @@ def verify(question: Question, answer: str) -> Reward:
   """
   numbers, target = _gold(question.answer)
   try:
-    value = _value(_expression(answer, target), numbers)
+    value = _value(_expression(answer.text, target), numbers)
   except _Wrong as wrong:
     return Reward(0.0, str(wrong))
   if value != target:

@@ -15,6 +15,7 @@ The policy, the same for every reward:
 """
 
 import unicodedata
+from typing import NamedTuple
 
 THINK, THINK_END = "<think>", "</think>"
 ANSWER, ANSWER_END = "<answer>", "</answer>"
@@ -24,8 +25,21 @@ TAGS = (THINK, THINK_END, ANSWER, ANSWER_END)
 _FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
 
 
-def answer_text(text: str, think_prefilled: bool = False) -> str | None:
-  """The answer of a response, outer white space dropped.
+class Answer(NamedTuple):
+  """The answer of a response.
+
+  Attributes:
+    text: Without outer white space; not blank.
+    is_tagged: Whether it is an <answer> part, rather than all that follows
+      the thoughts.
+  """
+
+  text: str
+  is_tagged: bool
+
+
+def answer(text: str, think_prefilled: bool = False) -> Answer | None:
+  """The answer of a response.
 
   Args:
     text: A response without its prompt.
@@ -38,13 +52,14 @@ def answer_text(text: str, think_prefilled: bool = False) -> str | None:
   if THINK in rest or (think_prefilled and not closed):
     return None
   start = rest.rfind(ANSWER)
-  if start >= 0:
+  is_tagged = start >= 0
+  if is_tagged:
     start += len(ANSWER)
     end = rest.find(ANSWER_END, start)
     if end < 0:
       return None
     rest = rest[start:end]
-  return None if is_blank(rest) else rest.strip()
+  return None if is_blank(rest) else Answer(rest.strip(), is_tagged)
 
 
 def thoughts(text: str, think_prefilled: bool = False) -> str | None:

@@ -2,8 +2,9 @@
 
 A verifier is two functions and one line in VERIFIERS:
 
-  verify(question, answer) -> Reward: 1 or 0 with a reason, for the text of
-    an answer part; raises ValueError for a malformed gold only.
+  verify(question, answer) -> Reward: 1 or 0, or between where a
+    verifier says so, with a reason; raises ValueError for a malformed gold
+    only.
   check_gold(question) -> None: raises ValueError, naming field and value,
     unless some answer could earn 1.
 """
@@ -19,7 +20,7 @@ from r1jax.rewards import countdown, extract
 class Verifier(NamedTuple):
   """The two functions that this module's docstring describes."""
 
-  verify: Callable[[Question, str], Reward]
+  verify: Callable[[Question, extract.Answer], Reward]
   check_gold: Callable[[Question], None]
 
 
@@ -34,12 +35,13 @@ def check(question: Question) -> None:
     raise ValueError(f"question {question.id!r}: {error}") from None
 
 
-def verify_exact(question: Question, answer: str) -> Reward:
+def verify_exact(question: Question, answer: extract.Answer) -> Reward:
   """1 if the texts are equal, runs of white space taken as one blank."""
   gold = _gold_text(question)
-  if _folded(answer) == gold:
+  text = _folded(answer.text)
+  if text == gold:
     return Reward(1.0, "same text")
-  return Reward(0.0, f"{_folded(answer)[:80]!r} is not {gold[:80]!r}")
+  return Reward(0.0, f"{text[:80]!r} is not {gold[:80]!r}")
 
 
 def check_exact(question: Question) -> None:
@@ -47,7 +49,7 @@ def check_exact(question: Question) -> None:
   _gold_text(question)
 
 
-def verify_none(question: Question, answer: str) -> Reward:
+def verify_none(question: Question, answer: extract.Answer) -> Reward:
   """0: no rule can tell whether the answer is right."""
   del question, answer
   return Reward(0.0, "nothing to verify")

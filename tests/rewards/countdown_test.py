@@ -6,7 +6,7 @@ from fractions import Fraction
 from absl.testing import absltest, parameterized
 
 from r1jax.records import Question
-from r1jax.rewards import countdown
+from r1jax.rewards import countdown, extract
 
 
 def ask(numbers, target) -> Question:
@@ -48,7 +48,9 @@ class VerifyTest(parameterized.TestCase):
     ("1/3+2/3", (1, 3, 2, 3), 1),
   )
   def test_right(self, answer, numbers, target):
-    reward = countdown.verify(ask(numbers, target), answer)
+    reward = countdown.verify(
+      ask(numbers, target), extract.Answer(answer, True)
+    )
     self.assertEqual(reward.value, 1.0, reward.reason)
 
   @parameterized.parameters(
@@ -94,7 +96,9 @@ class VerifyTest(parameterized.TestCase):
     ("__import__('os')", (3, 5), 8, "is no number"),
   )
   def test_wrong(self, answer, numbers, target, reason):
-    reward = countdown.verify(ask(numbers, target), answer)
+    reward = countdown.verify(
+      ask(numbers, target), extract.Answer(answer, True)
+    )
     self.assertEqual(reward.value, 0.0)
     self.assertIn(reason, reward.reason)
     self.assertEqual(reward.status, "ok")
@@ -109,7 +113,7 @@ class VerifyTest(parameterized.TestCase):
   )
   def test_bounded(self, answer, reason):
     start = time.perf_counter()
-    reward = countdown.verify(ask((1, 2), 3), answer)
+    reward = countdown.verify(ask((1, 2), 3), extract.Answer(answer, True))
     self.assertLess(time.perf_counter() - start, 0.1)
     self.assertEqual(reward.value, 0.0)
     self.assertIn(reason, reward.reason)
@@ -133,7 +137,9 @@ class VerifyTest(parameterized.TestCase):
       for n in set(numbers):
         answer = answer.replace(f"Fraction({n})", str(n))
       target = int(value)
-      reward = countdown.verify(ask(numbers, target), answer)
+      reward = countdown.verify(
+        ask(numbers, target), extract.Answer(answer, True)
+      )
       self.assertEqual(reward.value, float(value == target), answer)
       right += value == target
     self.assertGreater(right, 100)
@@ -143,7 +149,10 @@ class VerifyTest(parameterized.TestCase):
     question = ask((3, 5, 8), 6)
     for _ in range(3000):
       answer = "".join(rng.choices("3580+-*/()= \n√٣\ud800e.", k=12))
-      self.assertIn(countdown.verify(question, answer).value, (0.0, 1.0))
+      self.assertIn(
+        countdown.verify(question, extract.Answer(answer, True)).value,
+        (0.0, 1.0),
+      )
 
 
 class GoldTest(parameterized.TestCase):
@@ -175,7 +184,9 @@ class GoldTest(parameterized.TestCase):
 
   def test_malformed_gold_is_no_verdict(self):
     with self.assertRaises(ValueError):
-      countdown.verify(Question("q", "", "6", "countdown"), "6")
+      countdown.verify(
+        Question("q", "", "6", "countdown"), extract.Answer("6", True)
+      )
 
   def test_reachable_agrees_with_brute_force(self):
     rng = random.Random(0)

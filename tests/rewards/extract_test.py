@@ -3,7 +3,12 @@ from absl.testing import absltest, parameterized
 from r1jax.rewards import extract
 
 
-class AnswerTextTest(parameterized.TestCase):
+def _answer_text(text, think_prefilled=False):
+  answer = extract.answer(text, think_prefilled)
+  return None if answer is None else answer.text
+
+
+class AnswerTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ("plain", "<think>a</think><answer> 4 </answer>", "4"),
     ("no tags", " 4\n", "4"),
@@ -24,13 +29,17 @@ class AnswerTextTest(parameterized.TestCase):
     ("thoughts in the answer", "<answer>4</think></answer>", "</answer>"),
   )
   def test_answer_text(self, text, answer):
-    self.assertEqual(extract.answer_text(text), answer)
+    self.assertEqual(_answer_text(text), answer)
+
+  def test_it_knows_whether_it_was_tagged(self):
+    self.assertTrue(extract.answer("<answer>4</answer>").is_tagged)
+    self.assertFalse(extract.answer("<think>a</think>4").is_tagged)
 
   def test_prefilled_thoughts_must_be_closed(self):
     text = "it is <answer>4</answer>"
-    self.assertEqual(extract.answer_text(text), "4")
-    self.assertIsNone(extract.answer_text(text, think_prefilled=True))
-    self.assertEqual(extract.answer_text("a</think>4", True), "4")
+    self.assertEqual(_answer_text(text), "4")
+    self.assertIsNone(_answer_text(text, think_prefilled=True))
+    self.assertEqual(_answer_text("a</think>4", True), "4")
 
   @parameterized.named_parameters(
     ("plain", "<think>a</think>4", False, "a"),

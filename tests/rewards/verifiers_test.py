@@ -1,7 +1,7 @@
 from absl.testing import absltest, parameterized
 
 from r1jax.records import Question
-from r1jax.rewards import verifiers
+from r1jax.rewards import extract, verifiers
 
 
 class ExactTest(parameterized.TestCase):
@@ -20,12 +20,15 @@ class ExactTest(parameterized.TestCase):
   def test_verify(self, gold, answer, value):
     question = Question("q", "", gold, "exact")
     verifiers.check(question)
-    reward = verifiers.VERIFIERS["exact"].verify(question, answer)
+    reward = verifiers.VERIFIERS["exact"].verify(
+      question, extract.Answer(answer, True)
+    )
     self.assertEqual(reward.value, value)
 
   def test_reason_is_short(self):
     question = Question("q", "", "a" * 1000, "exact")
-    reward = verifiers.verify_exact(question, "b" * 100_000)
+    answer = extract.Answer("b" * 100_000, True)
+    reward = verifiers.verify_exact(question, answer)
     self.assertEqual(reward.value, 0.0)
     self.assertLess(len(reward.reason), 300)
 
@@ -43,7 +46,9 @@ class TableTest(absltest.TestCase):
   def test_none_accepts_every_gold_and_no_answer(self):
     question = Question("q", "", None, "none")
     verifiers.check(question)
-    reward = verifiers.VERIFIERS["none"].verify(question, "anything")
+    reward = verifiers.VERIFIERS["none"].verify(
+      question, extract.Answer("anything", True)
+    )
     self.assertEqual((reward.value, reward.reason), (0.0, "nothing to verify"))
 
   def test_countdown_is_checked(self):
