@@ -35,10 +35,12 @@ DEPENDENCIES = [
 EXTRAS = {
   "test": [
     "hypothesis",
+    "lingua-language-detector>=2.1,<3",
     "pytest>=8",
     "pytest-xdist",
     "ruff>=0.17,<0.18",  # Another minor formats differently.
   ],
+  "language": ["lingua-language-detector>=2.1,<3"],  # Tells en from fr.
   "tpu": ["jax[tpu]>=0.10.2,<0.11"],
   "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
   "hf": ["transformers>=5"],  # Tokenizers and chat templates.

@@ -10,7 +10,7 @@ from r1jax.rewards import language
 
 CASES = pathlib.Path(__file__).parents[3] / "shared/cases/rewards-public.jsonl"
 # These need more than scripts: French is not English.
-BEYOND_SCRIPTS = ("pub-l-014",)
+BEYOND_SCRIPTS = ()
 
 
 def consistency(thoughts: str, code: str = "en"):
