@@ -18,7 +18,7 @@ LAYERS = {
   "arrays": "models sampling losses advantages weighting kl packing",
   "text": "rewards data",
   "parts": "policy optim sharding checkpoint metrics grading memory",
-  "rollout": "rollout",
+  "rollout": "rollout judging",
   "assembly": "experiment",
   "stages": "stages generate evaluate search",
   "train": "train",
