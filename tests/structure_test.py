@@ -29,17 +29,18 @@ APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 WITHOUT_JAX = "records registry config_schema config_check rewards data"
 NEVER_IMPORTED = ("tensorflow", "torch")
 
+# What runs text or bytes that a model, a file or a peer may have written.
+EVALUATORS = ("eval", "exec", "compile", "__import__")  # Not even by name.
 FORBIDDEN_CALLS = (
-  "eval",
-  "exec",
-  "parse_expr",
-  "sympify",
-  "system",
-  "popen",
-  "getoutput",
-  "getstatusoutput",
+  *("eval", "exec", "parse_expr", "sympify", "lambdify", "run_path"),
+  *("run_module", "system", "popen", "spawn", "getoutput", "getstatusoutput"),
+  *("create_subprocess_shell", "read_pickle", "__import__"),
 )
+IMPORTERS = ("import_module", "spec_from_file_location", "exec_module")
+# Loads the table of rewards that the command line names, no model text.
+MAY_IMPORT = ("r1jax.rewards.worker", "r1jax.grading_worker")
 PICKLES = ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve")
+LOADERS = ("joblib", "torch", "yaml")  # Their `load` runs what it finds.
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -100,15 +101,42 @@ def dotted(node: ast.AST) -> str:
   return node.id if isinstance(node, ast.Name) else ""
 
 
-def call_problem(node: ast.Call) -> str | None:
-  """Why a call may not stand in the package, or None."""
+def name_problem(node: ast.AST) -> str | None:
+  """Why a name or an import may not stand in the package, or None."""
+  if isinstance(node, ast.Name) and node.id in EVALUATORS:
+    return f"names {node.id}"
+  if isinstance(node, ast.Import):
+    names = [alias.name for alias in node.names]
+  elif isinstance(node, ast.ImportFrom):
+    names = [f"{node.module}.{alias.name}" for alias in node.names]
+  else:
+    return None
+  for name in names:
+    if name.split(".")[0] in PICKLES or name.split(".")[-1] in FORBIDDEN_CALLS:
+      return f"imports {name}"
+  return None
+
+
+def call_problem(module: str, node: ast.Call) -> str | None:
+  """Why a call may not stand in the module, or None."""
   name = dotted(node.func)
   last, first = name.split(".")[-1], name.split(".")[0]
   keywords = {k.arg: k.value for k in node.keywords}
-  if last in FORBIDDEN_CALLS and first != "platform":
+  is_forbidden = last in FORBIDDEN_CALLS and name not in EVALUATORS
+  if (first == "builtins" or is_forbidden) and name != "platform.system":
     return f"calls {name}"
-  if first in PICKLES and last in ("load", "loads", "Unpickler", "open"):
+  if last in IMPORTERS and module not in MAY_IMPORT:
     return f"calls {name}"
+  if first in LOADERS and last in ("load", "load_all", "unsafe_load"):
+    return f"calls {name}"
+  if last == "S" or (last == "load" and len(node.args) > 2):
+    return f"calls {name}: it evaluates text, or unpickles"
+  if last == "getattr" and any(
+    isinstance(arg, ast.Constant)
+    and arg.value in (*EVALUATORS, *FORBIDDEN_CALLS)
+    for arg in node.args
+  ):
+    return f"calls {name} for what may not be called"
   for keyword in ("shell", "allow_pickle"):
     value = keywords.get(keyword)
     if value is not None and not (
@@ -129,7 +157,10 @@ def code_problems(module: str, code: str) -> list[str]:
     found.append(f"{module} has {lines} lines, more than {MAX_MODULE_LINES}")
   for node in ast.walk(ast.parse(code)):
     where = f"{module}:{getattr(node, 'lineno', 0)}"
-    if isinstance(node, ast.Call) and (problem := call_problem(node)):
+    problem = name_problem(node)
+    if isinstance(node, ast.Call):
+      problem = call_problem(module, node)
+    if problem:
       found.append(f"{where} {problem}")
     if isinstance(node, ast.ExceptHandler) and (
       node.type is None or dotted(node.type) == "BaseException"
@@ -235,14 +266,43 @@ class CheckerTest(parameterized.TestCase):
   @parameterized.parameters(
     "eval('1')",
     "exec(code)",
+    "builtins.eval('1')",
+    "builtins.compile('1', '', 'eval')",
+    "compile(code, 'x', 'exec')",
+    "numbers = map(eval, texts)",
+    "run = exec",
+    "getattr(module, 'exec')",
+    "frame.eval('a + b')",
+    "__import__(name)",
+    "importlib.import_module(name)",
+    "import_module(name)",
+    "spec.loader.exec_module(module)",
+    "runpy.run_path(path)",
     "sympy.parsing.sympy_parser.parse_expr(text)",
+    "from sympy.parsing.sympy_parser import parse_expr as read",
     "sympy.sympify(text)",
+    "from sympy import sympify as read",
+    "sympy.S(text)",
+    "S(text)",
+    "sympy.lambdify(x, text)",
     "os.system('ls')",
+    "from os import system as call",
+    "os.popen('ls')",
+    "pty.spawn('sh')",
+    "subprocess.getoutput('ls')",
+    "asyncio.create_subprocess_shell('ls')",
     "subprocess.run('ls', shell=True)",
     "subprocess.run('ls', shell=flag)",
-    "pickle.load(file)",
-    "pickle.loads(data)",
+    "import pickle",
+    "import cloudpickle as saved",
+    "from pickle import loads",
+    "from marshal import loads as read",
+    "pandas.read_pickle(path)",
+    "torch.load(path)",
+    "yaml.load(file)",
     "np.load(path, allow_pickle=True)",
+    "np.load(path, allow_pickle=flag)",
+    "np.load(path, None, True)",
     "config.get('x', 1)",
     "config.optimizer.get('x', default=1)",
     "config['optimizer'].get('x', 1)",
@@ -254,6 +314,10 @@ class CheckerTest(parameterized.TestCase):
   def test_forbidden_code(self, code):
     self.assertLen(code_problems("r1jax.x", code), 1)
 
+  def test_the_table_of_rewards_may_be_loaded(self):
+    code = "importlib.import_module(name)"
+    self.assertEqual(code_problems("r1jax.rewards.worker", code), [])
+
   @parameterized.parameters(
     "jax.eval_shape(f)",
     "config.get('x')",
@@ -261,6 +325,14 @@ class CheckerTest(parameterized.TestCase):
     "platform.system()",
     "subprocess.run(['ls'], shell=False)",
     "json.load(file)",
+    "np.load(path)",
+    "np.load(path, allow_pickle=False)",
+    "re.compile('a')",
+    "jax.jit(f).lower(x).compile()",
+    "ast.literal_eval(text)",
+    "sympy.S.One",
+    "getattr(module, 'name')",
+    "importlib.util.find_spec('lingua')",
     "try:\n  f()\nexcept OSError:\n  pass",
     "def f():\n" + "  g()\n" * 59,
     "g()\n" * 400,
