@@ -34,11 +34,11 @@ EVALUATORS = ("eval", "exec", "compile", "__import__")  # Not even by name.
 FORBIDDEN_CALLS = (
   *("eval", "exec", "parse_expr", "sympify", "lambdify", "run_path"),
   *("run_module", "system", "popen", "spawn", "getoutput", "getstatusoutput"),
-  *("create_subprocess_shell", "read_pickle", "__import__"),
+  *("create_subprocess_shell", "read_pickle"),
 )
 IMPORTERS = ("import_module", "spec_from_file_location", "exec_module")
 # Loads the table of rewards that the command line names, no model text.
-MAY_IMPORT = ("r1jax.rewards.worker", "r1jax.grading_worker")
+MAY_IMPORT = ("r1jax.rewards.worker",)
 PICKLES = ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve")
 LOADERS = ("joblib", "torch", "yaml")  # Their `load` runs what it finds.
 MAX_MODULE_LINES = 400
@@ -273,11 +273,14 @@ class CheckerTest(parameterized.TestCase):
     "run = exec",
     "getattr(module, 'exec')",
     "frame.eval('a + b')",
+    "engine.exec('a + b')",
     "__import__(name)",
     "importlib.import_module(name)",
     "import_module(name)",
     "spec.loader.exec_module(module)",
+    "importlib.util.spec_from_file_location(name, path)",
     "runpy.run_path(path)",
+    "runpy.run_module(name)",
     "sympy.parsing.sympy_parser.parse_expr(text)",
     "from sympy.parsing.sympy_parser import parse_expr as read",
     "sympy.sympify(text)",
@@ -290,14 +293,19 @@ class CheckerTest(parameterized.TestCase):
     "os.popen('ls')",
     "pty.spawn('sh')",
     "subprocess.getoutput('ls')",
+    "subprocess.getstatusoutput('ls')",
     "asyncio.create_subprocess_shell('ls')",
     "subprocess.run('ls', shell=True)",
     "subprocess.run('ls', shell=flag)",
     "import pickle",
+    "import cPickle",
     "import cloudpickle as saved",
+    "import dill",
+    "import shelve",
     "from pickle import loads",
     "from marshal import loads as read",
     "pandas.read_pickle(path)",
+    "joblib.load(path)",
     "torch.load(path)",
     "yaml.load(file)",
     "np.load(path, allow_pickle=True)",
