@@ -11,7 +11,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 
-from r1jax import grading
+from r1jax import grading, grading_worker
 from r1jax.records import Question, Response, Reward
 
 QUESTION = Question(
@@ -117,7 +117,7 @@ class GraderTest(parameterized.TestCase):
     grader.close()  # Again, without harm.
 
   @parameterized.parameters("sleep 60", "spin", "deaf")
-  @mock.patch.object(grading, "_GRACE_SECS", 0.5)
+  @mock.patch.object(grading_worker, "GRACE_SECS", 0.5)
   def test_hang_costs_one_row(self, command):
     # The other rows wait behind it in the one worker, and are then graded.
     with start(workers=1, timeout_secs=0.5) as grader:
@@ -141,7 +141,7 @@ class GraderTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ("exit", "worker exited with status 0"),
-    ("kill", "worker was killed by SIGKILL"),
+    ("kill", "worker was killed by SIGKILL, 2 times"),
   )
   def test_death_costs_one_row(self, command, reason):
     with start(workers=1) as grader:
@@ -233,13 +233,13 @@ class GraderTest(parameterized.TestCase):
       rows = grader.collect()
       self.assertEqual({row["obeys"].status for row in rows.values()}, {"ok"})
 
-  @mock.patch.object(grading, "_GRACE_SECS", 0.1)
+  @mock.patch.object(grading_worker, "GRACE_SECS", 0.1)
   def test_many_rows_in_time_are_not_late_together(self):
     with start(workers=1, timeout_secs=0.4) as grader:
       rewards = graded(grader, ["sleep 0.2"] * 6)
     self.assertEqual({reward.status for reward in rewards}, {"ok"})
 
-  @mock.patch.object(grading, "_GRACE_SECS", 0.1)
+  @mock.patch.object(grading_worker, "GRACE_SECS", 0.1)
   def test_row_that_was_long_under_way_is_not_late(self):
     with start(workers=1, timeout_secs=0.2) as grader:
       graded(grader, ["a"])
@@ -280,7 +280,7 @@ class GraderTest(parameterized.TestCase):
 
   def test_workers_that_cannot_start_stop_the_run(self):
     grader = start(workers=1)
-    grader._command[-2] = "--table=no_such_module:TABLE"
+    grader._command[-3] = "--table=no_such_module:TABLE"
     with grader, self.assertRaisesRegex(RuntimeError, "no_such_module"):
       graded(grader, ["a"])
 

@@ -17,7 +17,9 @@ LAYERS = {
   "base": "types records registry tree config_schema config_check",
   "arrays": "models sampling losses advantages weighting kl packing",
   "text": "rewards data",
-  "parts": "policy optim sharding checkpoint metrics grading memory",
+  "parts": (
+    "policy optim sharding checkpoint metrics memory grading grading_worker"
+  ),
   "rollout": "rollout judging",
   "assembly": "experiment",
   "stages": "stages generate evaluate search",

@@ -42,29 +42,28 @@ def start(*flags: str) -> subprocess.Popen:
   )
 
 
-def job(rewards, id=3) -> bytes:
-  message = {
-    "id": id,
-    "question": QUESTION,
-    "response": RESPONSE,
-    "rewards": rewards,
-  }
+def line(message) -> bytes:
   return json.dumps(message).encode() + b"\n"
+
+
+def row(id=3) -> bytes:
+  return line({"id": id, "question": QUESTION, "response": RESPONSE})
 
 
 class WorkerTest(absltest.TestCase):
   def test_answers_line_by_line(self):
     process = start()
-    lines = job({"accuracy": {}, "format": {}}, 3) + job({"format": {}}, 4)
+    lines = line({"accuracy": {}, "format": {}}) + row(3) + row(4)
     out, errors = process.communicate(lines, timeout=30)
     replies = [json.loads(line) for line in out.splitlines()]
     self.assertEqual(replies[0], {"ready": True})
-    self.assertEqual(replies[1::2], [{"began": 3}, {"began": 4}])
+    self.assertEqual(replies[1::2], [{"began": True}] * 2)
     first, second = replies[2::2]
     self.assertEqual(first["id"], 3)
     self.assertEqual(first["rewards"]["accuracy"], [1.0, "gives 6", "ok"])
     self.assertEqual(first["rewards"]["format"], [1.0, "well formed", "ok"])
-    self.assertEqual(second["id"], 4)
+    self.assertGreater(first["secs"], 0.0)
+    self.assertEqual(second, first | {"id": 4, "secs": second["secs"]})
     self.assertEqual(process.returncode, 0)
     self.assertEqual(errors, b"")
 
@@ -88,10 +87,10 @@ class WorkerTest(absltest.TestCase):
     table = f"--table={__name__}:TABLE"
     for flags, errors_hold_it in (([table], True), ([table, "--quiet"], False)):
       process = start("--timeout-secs=5", *flags)
-      process.stdin.write(job({"prints": {}}, 3))
+      process.stdin.write(line({"prints": {}}) + row(3))
       process.stdin.flush()  # Its `cat` must not wait for the next line.
       first = [json.loads(process.stdout.readline()) for _ in range(3)]
-      out, errors = process.communicate(job({"prints": {}}, 4), timeout=30)
+      out, errors = process.communicate(row(4), timeout=30)
       replies = first + [json.loads(line) for line in out.splitlines()]
       self.assertEqual([reply["id"] for reply in replies[2::2]], [3, 4])
       self.assertEqual(replies[2]["rewards"]["prints"][1], "printed")
@@ -101,18 +100,18 @@ class WorkerTest(absltest.TestCase):
     process = start()
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    process.stdin.write(job({"format": {}}))
+    process.stdin.write(line({"format": {}}) + row())
     process.stdin.flush()
-    self.assertEqual(json.loads(process.stdout.readline()), {"began": 3})
+    self.assertEqual(json.loads(process.stdout.readline()), {"began": True})
     self.assertEqual(json.loads(process.stdout.readline())["id"], 3)
     process.communicate(timeout=10)
     self.assertEqual(process.returncode, 0)
 
   def test_ends_itself_at_the_deadline_of_a_line(self):
     process = start(f"--table={__name__}:TABLE", "--timeout-secs=0.2")
-    out, _ = process.communicate(job({"sleeps": {}}), timeout=10)
+    out, _ = process.communicate(line({"sleeps": {}}) + row(), timeout=10)
     self.assertEqual(process.returncode, -signal.SIGALRM)
-    self.assertEndsWith(out, b'{"began": 3}\n')
+    self.assertEndsWith(out, b'{"began": true}\n')
 
 
 class GradeTest(absltest.TestCase):
