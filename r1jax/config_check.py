@@ -33,7 +33,12 @@ _BUDGET = {
   "max_response_tokens": schema.integer(1),
 }
 _WEIGHTING = schema.named("token_mean", "sequence_mean", "fixed_length")
-_GRADER = {"workers": schema.integer(1), "timeout_secs": schema.number(0.001)}
+_GRADER = {
+  "workers": schema.integer(1),
+  "timeout_secs": schema.number(0.001),
+  "budget_secs": schema.number(0.001),
+  "worker_mem_mb": schema.integer(64),
+}
 
 _COMMON = {
   "name": schema.TEXT,
@@ -298,6 +303,16 @@ def _rewards_count(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _budget_has_time_for_a_row(config: dict[str, Any]) -> Iterator[str]:
+  grader = config["grader"]
+  if grader["budget_secs"] < grader["timeout_secs"]:
+    yield (
+      f"config.grader.budget_secs is {grader['budget_secs']}, less than "
+      f"timeout_secs {grader['timeout_secs']} of one response. Set it to "
+      "that or more."
+    )
+
+
 def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
   if config["routing_replay"] and not config["model"].get("num_experts"):
     yield (
@@ -307,6 +322,7 @@ def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
 
 
 _EVALUATION_RULES = [
+  _budget_has_time_for_a_row,
   _evaluates_something,
   _evaluation_has_accuracy,
   _greedy_once,

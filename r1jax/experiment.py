@@ -149,6 +149,8 @@ def grader(config: ml_collections.ConfigDict) -> grading.Grader:
     arguments,
     workers=config.grader.workers,
     timeout_secs=config.grader.timeout_secs,
+    budget_secs=config.grader.budget_secs,
+    worker_mem_mb=config.grader.worker_mem_mb,
   )
 
 

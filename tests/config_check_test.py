@@ -36,7 +36,12 @@ def common():
     "max_response_tokens": 128,
     "sampling": SLOTS,
     "rewards": {"accuracy": {"weight": 1.0}, "format": {"weight": 1}},
-    "grader": {"workers": 1, "timeout_secs": 5.0},
+    "grader": {
+      "workers": 1,
+      "timeout_secs": 5.0,
+      "budget_secs": 60.0,
+      "worker_mem_mb": 2048,
+    },
   }
 
 
@@ -178,6 +183,9 @@ class ConfigCheckTest(parameterized.TestCase):
     ("eval_data", [{"suite": "x"}], r"config.eval_data\[0\].name is None"),
     ("eval_data", "countdown", "must be a list"),
     ("grader.timeout_secs", 0, "config.grader.timeout_secs is 0"),
+    ("grader.timeout_secs", 61.0, "budget_secs is 60.0, less than timeout"),
+    ("grader.budget_secs", None, "config.grader.budget_secs is None"),
+    ("grader.worker_mem_mb", 63, "config.grader.worker_mem_mb is 63"),
   )
   def test_a_wrong_value_is_named(self, field, value, message):
     config = make_config("grpo")
