@@ -303,16 +303,6 @@ def _rewards_count(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _budget_has_time_for_a_row(config: dict[str, Any]) -> Iterator[str]:
-  grader = config["grader"]
-  if grader["budget_secs"] < grader["timeout_secs"]:
-    yield (
-      f"config.grader.budget_secs is {grader['budget_secs']}, less than "
-      f"timeout_secs {grader['timeout_secs']} of one response. Set it to "
-      "that or more."
-    )
-
-
 def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
   if config["routing_replay"] and not config["model"].get("num_experts"):
     yield (
@@ -322,7 +312,6 @@ def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
 
 
 _EVALUATION_RULES = [
-  _budget_has_time_for_a_row,
   _evaluates_something,
   _evaluation_has_accuracy,
   _greedy_once,

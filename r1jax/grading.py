@@ -68,8 +68,8 @@ class Grader:
     *,
     workers: int,
     timeout_secs: float,
-    budget_secs: float = 600.0,
-    worker_mem_mb: int = 2048,
+    budget_secs: float,
+    worker_mem_mb: int,
     table: str = worker.DEFAULT_TABLE,
   ):
     """Checks what is asked for; starts nothing.
@@ -78,7 +78,8 @@ class Grader:
       rewards: Name in the table to the reward's keyword arguments.
       workers: Number of processes, 1 or more.
       timeout_secs: For all rewards of one response together.
-      budget_secs: For what is open when `collect` is called.
+      budget_secs: For what is open when `collect` is called; timeout_secs
+        or more.
       worker_mem_mb: For each worker, and for each process that it starts.
       table: "module:NAME" of the table of rewards.
 
@@ -87,7 +88,7 @@ class Grader:
     """
     _check_number("workers", workers, 1)
     _check_number("timeout_secs", timeout_secs, 0.001)
-    _check_number("budget_secs", budget_secs, 0.001)
+    _check_number("budget_secs", budget_secs, timeout_secs)
     _check_number("worker_mem_mb", worker_mem_mb, MIN_WORKER_MEM_MB)
     _check_rewards(worker.load_table(table), rewards)
     self._rewards = {name: dict(args) for name, args in rewards.items()}

@@ -183,7 +183,6 @@ class ConfigCheckTest(parameterized.TestCase):
     ("eval_data", [{"suite": "x"}], r"config.eval_data\[0\].name is None"),
     ("eval_data", "countdown", "must be a list"),
     ("grader.timeout_secs", 0, "config.grader.timeout_secs is 0"),
-    ("grader.timeout_secs", 61.0, "budget_secs is 60.0, less than timeout"),
     ("grader.budget_secs", None, "config.grader.budget_secs is None"),
     ("grader.worker_mem_mb", 63, "config.grader.worker_mem_mb is 63"),
   )

@@ -14,6 +14,7 @@ from absl.testing import absltest, parameterized
 from r1jax import grading, grading_worker
 from r1jax.records import Question, Response, Reward
 
+MEM_MB = 256
 QUESTION = Question(
   "q", "reach it", {"numbers": [3, 5, 8], "target": 6}, "countdown"
 )
@@ -48,12 +49,26 @@ def obeys(question, response, *, scale=1.0):
 TABLE = {"obeys": obeys, "steady": lambda q, r: Reward(1.0, "steady")}
 
 
-def start(workers: int = 2, timeout_secs: float = 10.0, **rewards):
+def start(
+  workers: int = 2, timeout_secs: float = 10.0, budget_secs=60.0, **rewards
+):
   return grading.Grader(
     rewards or {"obeys": {}},
     workers=workers,
     timeout_secs=timeout_secs,
+    budget_secs=budget_secs,
+    worker_mem_mb=MEM_MB,
     table=f"{__name__}:TABLE",
+  )
+
+
+def real(rewards, workers=2, timeout_secs=10.0, budget_secs=60.0, mem_mb=1024):
+  return grading.Grader(
+    rewards,
+    workers=workers,
+    timeout_secs=timeout_secs,
+    budget_secs=budget_secs,
+    worker_mem_mb=mem_mb,
   )
 
 
@@ -83,7 +98,7 @@ def wait_until_gone(pids, secs: float = 10.0) -> bool:
 class GraderTest(parameterized.TestCase):
   def test_real_rewards_in_order_of_submission(self):
     rewards = {"accuracy": {}, "format": {}}
-    with grading.Grader(rewards, workers=2, timeout_secs=10) as grader:
+    with real(rewards) as grader:
       for key in ("b", ("a", 1), 7):
         text = f"<think>{key}</think><answer>3-5+8</answer>"
         grader.submit(key, QUESTION, Response(text, 9, "eos"))
@@ -257,7 +272,7 @@ class GraderTest(parameterized.TestCase):
   def test_speed(self):
     rewards = {"accuracy": {}, "format": {}, "language": {}}
     text = "<think>3 + 5 = 8</think><answer>3 - 5 + 8</answer>"
-    with grading.Grader(rewards, workers=2, timeout_secs=10) as grader:
+    with real(rewards) as grader:
       for i in range(2):
         grader.submit(i, QUESTION, Response(text, 9, "eos"))
       grader.collect()
@@ -333,17 +348,19 @@ class ArgumentsTest(parameterized.TestCase):
   )
   def test_rewards(self, rewards, message):
     with self.assertRaisesRegex(ValueError, message):
-      grading.Grader(rewards, workers=1, timeout_secs=1.0)
+      real(rewards)
 
   @parameterized.parameters(
-    (0, 1.0, "workers is 0"),
-    (1, 0, "timeout_secs is 0"),
-    (1, float("nan"), "timeout_secs is nan"),
-    (1, float("inf"), "timeout_secs is inf"),
+    ("workers", 0),
+    ("timeout_secs", 0),
+    ("timeout_secs", float("nan")),
+    ("timeout_secs", float("inf")),
+    ("budget_secs", 9.9),
+    ("mem_mb", 63),
   )
-  def test_numbers(self, workers, timeout_secs, message):
-    with self.assertRaisesRegex(ValueError, message):
-      grading.Grader({"format": {}}, workers=workers, timeout_secs=timeout_secs)
+  def test_numbers(self, name, value):
+    with self.assertRaisesRegex(ValueError, f"{name} is {value}. Set it to"):
+      real({"format": {}}, **{name: value})
 
 
 class SumsTest(absltest.TestCase):
