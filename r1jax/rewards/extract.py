@@ -8,12 +8,18 @@ The policy, the same for every reward:
   no answer, like every other thing that was cut off.
 * Without an <answer> part, all text after the thoughts is the answer; a
   verifier may be stricter about it.
+* In an answer, `final` looks for the statement that is graded: the last
+  well-formed \\boxed{} or \\fbox{} (or \\boxed with one token); else, in an
+  <answer> part, the whole of it; else the last explicit statement ("the
+  answer is", "Answer:", "Final Answer:", "####"). Numbers in passing are
+  no answer.
 * Tags are case sensitive. What looks like a tag but is not one of the
   four is text.
 * Blank is what shows nothing: white space, control and format characters,
   lone marks, and the letters and symbols that Unicode draws empty.
 """
 
+import re
 import unicodedata
 from typing import NamedTuple
 
@@ -60,6 +66,82 @@ def answer(text: str, think_prefilled: bool = False) -> Answer | None:
       return None
     rest = rest[start:end]
   return None if is_blank(rest) else Answer(rest.strip(), is_tagged)
+
+
+def final(given: Answer) -> str | None:
+  """The statement of an answer that is graded, outer white space dropped.
+
+  Returns:
+    None where the policy above sees none, or only a blank one.
+  """
+  found = boxed(given.text)
+  if found is None and given.is_tagged:
+    found = given.text
+    whole = _STATEMENT.match(found)
+    if whole and "\n" not in found.strip():
+      found = _stated(found, whole) or found
+  elif found is None:
+    matches = list(_STATEMENT.finditer(given.text))
+    found = _stated(given.text, matches[-1]) if matches else None
+  return None if found is None or is_blank(found) else found.strip()
+
+
+def boxed(text: str) -> str | None:
+  """What stands in the last well-formed box; None if there is none."""
+  found, at = None, 0
+  while match := _BOX.search(text, at):
+    at = match.end()
+    if text[at : at + 1] == "{":
+      end = _closing_brace(text, at)
+      if end < 0:  # Not closed: a box further in may be.
+        continue
+      found, at = text[at + 1 : end], end + 1
+    elif token := _TOKEN.match(text, at):
+      found, at = token[0], token.end()
+  return found
+
+
+# At most this far is a box's end looked for, so that many unclosed boxes
+# take linear time.
+_MAX_BOX_CHARS = 20_000
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_TOKEN = re.compile(
+  r"-?[0-9]+(?:\.[0-9]+)?(?![0-9a-zA-Z])|[a-zA-Z](?![a-zA-Z'])|\\pi\b"
+)
+_STATEMENT = re.compile(
+  r"(?:\bfinal\s+answer|\banswer)[*_]*\s*(?:\bis\b\s*:?|:|=)[*_]*"
+  r"|^\s*#{1,4}\s*final\s+answer\s*:?[*_ ]*$"
+  r"|^\s*[*_]{2}final\s+answer\s*:?[*_]{2}\s*:?"
+  r"|####(?!#)",
+  re.IGNORECASE | re.MULTILINE,
+)
+_LAST_WORDS = re.compile(r"^[^=<>0-9]*\b(?:is|are|equals|be)\b\s*:?\s*(?=\S)")
+_MAX_STATEMENT_CHARS = 2_000
+
+
+def _closing_brace(text: str, at: int) -> int:
+  """Where the brace that opens at a place closes, or -1."""
+  depth = 0
+  end = min(len(text), at + _MAX_BOX_CHARS)
+  while at < end:
+    char = text[at]
+    if char == "\\":
+      at += 2
+      continue
+    depth += (char == "{") - (char == "}")
+    if not depth:
+      return at
+    at += 1
+  return -1
+
+
+def _stated(text: str, match: re.Match) -> str | None:
+  """What a statement says, up to the end of its sentence or line."""
+  rest = text[match.end() : match.end() + _MAX_STATEMENT_CHARS]
+  line = rest.lstrip(" \t*_:").lstrip("\n").split("\n", 1)[0]
+  line = re.split(r"(?<=[^A-Z.])\.\s+(?=[A-Z])|(?<=[\])}$])\.\s", line)[0]
+  line = _LAST_WORDS.sub("", line.strip())
+  return line.strip(" \t*_") or None
 
 
 def thoughts(text: str, think_prefilled: bool = False) -> str | None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from r1jax import registry
 from r1jax.records import Question, Reward
-from r1jax.rewards import countdown, extract
+from r1jax.rewards import countdown, extract, verify_math, verify_words
 
 
 class Verifier(NamedTuple):
@@ -77,7 +77,10 @@ def _folded(text: str) -> str:
 
 
 VERIFIERS = {
+  "choice": Verifier(verify_words.verify_choice, verify_words.check_choice),
   "countdown": Verifier(countdown.verify, countdown.check_gold),
   "exact": Verifier(verify_exact, check_exact),
+  "logic": Verifier(verify_words.verify_logic, verify_words.check_logic),
+  "math": Verifier(verify_math.verify, verify_math.check_gold),
   "none": Verifier(verify_none, check_none),
 }
