@@ -68,8 +68,8 @@ class Grader:
     *,
     workers: int,
     timeout_secs: float,
-    budget_secs: float,
-    worker_mem_mb: int,
+    budget_secs: float = 600.0,
+    worker_mem_mb: int = 2048,
     table: str = worker.DEFAULT_TABLE,
   ):
     """Checks what is asked for; starts nothing.
