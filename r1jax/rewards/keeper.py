@@ -46,7 +46,7 @@ def run(work: Callable[[], None]) -> None:
     work()
     return
   trainer, keeper = os.getppid(), os.getpid()
-  _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+  adopt_orphans()
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Ignored, no status comes.
   before = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
@@ -76,6 +76,11 @@ def run(work: Callable[[], None]) -> None:
   os._exit(os.waitstatus_to_exitcode(status))
 
 
+def adopt_orphans() -> None:
+  """Makes this process the parent of all below it that lose theirs."""
+  _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def kill_strays() -> None:
   """In a worker, kills all that runs below it or was left to its keeper."""
   for keeper in _under:
@@ -88,7 +93,7 @@ def kill_below(root: int, spared: Iterable[int] = ()) -> None:
   Gives up after five seconds on what cannot be killed.
   """
   deadline = time.monotonic() + _SWEEP_SECS
-  while left := [p for p in below(root) if p not in spared and _is_alive(p)]:
+  while left := [p for p in below(root) if p not in spared and is_alive(p)]:
     for pid in left:
       with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
@@ -110,6 +115,11 @@ def below(root: int) -> list[int]:
 def in_session(session: int) -> list[int]:
   """Ids of the processes of a session."""
   return [pid for pid in _pids() if _stat(pid)[3:4] == [str(session)]]
+
+
+def is_alive(pid: int) -> bool:
+  """Whether a process is there and not a zombie."""
+  return _stat(pid)[:1] not in ([], ["Z"], ["X"])
 
 
 def _watch(worker: int, trainer: int) -> int:
@@ -155,10 +165,6 @@ def _pids() -> list[int]:
   if not os.path.isdir("/proc"):
     return []
   return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _is_alive(pid: int) -> bool:
-  return _stat(pid)[:1] not in ([], ["Z"], ["X"])
 
 
 def _stat(pid: int) -> list[str]:
