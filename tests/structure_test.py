@@ -39,8 +39,12 @@ FORBIDDEN_CALLS = (
   *("create_subprocess_shell", "read_pickle"),
 )
 IMPORTERS = ("import_module", "spec_from_file_location", "exec_module")
-# Loads the table of rewards that the command line names, no model text.
-MAY_IMPORT = ("r1jax.rewards.worker",)
+# Loads the table of rewards that the command line names, no model text; and
+# what runs inside a sandbox only, where a program is let loose on purpose.
+MAY_IMPORT = (
+  "r1jax.rewards.worker",
+  *(f"r1jax.rewards.inside.{m}" for m in ("serve", "tester", "values")),
+)
 PICKLES = ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve")
 LOADERS = ("joblib", "torch", "yaml")  # Their `load` runs what it finds.
 MAX_MODULE_LINES = 400

@@ -14,7 +14,13 @@ from typing import NamedTuple
 
 from r1jax import registry
 from r1jax.records import Question, Reward
-from r1jax.rewards import countdown, extract, verify_math, verify_words
+from r1jax.rewards import (
+  countdown,
+  extract,
+  verify_code,
+  verify_math,
+  verify_words,
+)
 
 
 class Verifier(NamedTuple):
@@ -78,6 +84,7 @@ def _folded(text: str) -> str:
 
 VERIFIERS = {
   "choice": Verifier(verify_words.verify_choice, verify_words.check_choice),
+  "code": Verifier(verify_code.verify, verify_code.check_gold),
   "countdown": Verifier(countdown.verify, countdown.check_gold),
   "exact": Verifier(verify_exact, check_exact),
   "logic": Verifier(verify_words.verify_logic, verify_words.check_logic),

@@ -1,0 +1,1 @@
+"""What runs around and inside a sandbox, apart from the grader."""
