@@ -1,3 +1,4 @@
+import builtins
 import contextlib
 import os
 import pathlib
@@ -9,12 +10,14 @@ import tempfile
 import time
 from unittest import mock
 
+import pytest
 from absl.testing import absltest, parameterized
 
 from r1jax import grading, grading_worker
 from r1jax.records import Question, Response, Reward
 
 MEM_MB = 256
+LEAKED = []
 QUESTION = Question(
   "q", "reach it", {"numbers": [3, 5, 8], "target": 6}, "countdown"
 )
@@ -34,8 +37,38 @@ def obeys(question, response, *, scale=1.0):
     case ["deaf"]:
       signal.signal(signal.SIGALRM, signal.SIG_IGN)
       time.sleep(60)
+    case ["stop"]:
+      os.kill(os.getpid(), signal.SIGSTOP)
     case ["raise"]:
       raise KeyError("as told")
+    case ["leave", name]:
+      raise getattr(builtins, name)
+    case ["memory"]:
+      held = []
+      while True:
+        held.append(bytearray(1 << 24))
+    case ["leak"]:
+      LEAKED.append(bytearray(b"x" * (MEM_MB << 18)))
+      LEAKED.append(bytearray(b"x" * (1 << 24)))
+    case ["fds"]:
+      os.closerange(0, 100)
+    case ["garbage", text]:
+      for fd in range(3, 20):
+        with contextlib.suppress(OSError):
+          os.write(fd, text.encode() + b"\n")
+    case ["flood"]:
+      for fd in range(3, 20):
+        with contextlib.suppress(OSError):
+          os.write(fd, b"x" * (2 << 20))
+    case ["once", path]:  # Killed from outside, the first time.
+      if not os.path.exists(path):
+        pathlib.Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    case ["stray", path]:
+      child = subprocess.Popen(["sleep", "61"], start_new_session=True)
+      pathlib.Path(path).write_text(str(child.pid))
+    case ["mess"]:
+      signal.signal(signal.SIGALRM, signal.SIG_IGN)
     case ["print"]:
       os.write(1, b"x" * 300_000)
       os.write(2, b"x" * 300_000)
@@ -131,7 +164,7 @@ class GraderTest(parameterized.TestCase):
     self.assertEqual(grader.poll(), 0)
     grader.close()  # Again, without harm.
 
-  @parameterized.parameters("sleep 60", "spin", "deaf")
+  @parameterized.parameters("sleep 60", "spin", "deaf", "stop")
   @mock.patch.object(grading_worker, "GRACE_SECS", 0.5)
   def test_hang_costs_one_row(self, command):
     # The other rows wait behind it in the one worker, and are then graded.
@@ -167,6 +200,107 @@ class GraderTest(parameterized.TestCase):
       ["ok", "failed", "ok", "failed", "failed", "ok"],
     )
 
+  def test_signal_from_outside_is_forgiven_once(self):
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      start(workers=1) as grader,
+    ):
+      text = f"once {folder}/file"
+      rewards = graded(grader, ["a", text, "b"])
+    self.assertEqual([reward.reason for reward in rewards], ["a", text, "b"])
+    self.assertEqual({reward.status for reward in rewards}, {"ok"})
+
+  @parameterized.parameters(
+    ("memory", "MemoryError:"),
+    ("leave SystemExit", "SystemExit:"),
+    ("leave KeyboardInterrupt", "KeyboardInterrupt:"),
+    ("leave RecursionError", "RecursionError:"),
+    ("fds", "worker exited with status 1"),
+    ("garbage 1", "worker sent no valid reply"),
+    ("garbage {", "worker sent no valid reply"),
+    ('garbage {"id":1,"secs":1.0,"rewards":{}}', "worker sent no valid reply"),
+    ("flood", "worker sent no valid reply"),
+  )
+  def test_what_costs_its_own_row(self, command, reason):
+    texts = ["a", command, "b"]
+    with start(workers=1) as grader:
+      rewards = graded(grader, texts)
+    self.assertEqual([reward.reason for reward in rewards], ["a", reason, "b"])
+    self.assertEqual(
+      [(reward.value, reward.status) for reward in rewards],
+      [(1.0, "ok"), (0.0, "failed"), (1.0, "ok")],
+    )
+
+  def test_memory_is_given_back_by_the_worker_that_stays(self):
+    with start(workers=1) as grader:
+      graded(grader, ["a"])
+      pids = grader.pids()
+      self.assertEqual(graded(grader, ["memory"] * 3)[2].status, "failed")
+      self.assertEqual(grader.pids(), pids)
+
+  def test_worker_that_grew_is_replaced(self):
+    with start(workers=1) as grader:
+      graded(grader, ["a"])
+      pids = grader.pids()
+      texts = ["b", "leak", "c", "d"]
+      rewards = graded(grader, texts)
+      self.assertEqual([reward.reason for reward in rewards], texts)
+      self.assertEqual({reward.status for reward in rewards}, {"ok"})
+      self.assertNotEqual(grader.pids(), pids)
+
+  def test_what_a_row_started_ends_with_it(self):
+    with (
+      tempfile.NamedTemporaryFile("r") as file,
+      start(workers=1) as grader,
+    ):
+      self.assertEqual(graded(grader, [f"stray {file.name}"])[0].status, "ok")
+      self.assertFalse(is_running(int(file.read())))
+      self.assertLen(grader.pids(), 1)
+
+  def test_row_cannot_disarm_the_deadline_of_the_next(self):
+    with start(workers=1, timeout_secs=0.3) as grader:
+      graded(grader, ["mess"])
+      began = time.monotonic()
+      self.assertEqual(graded(grader, ["sleep 60"])[0].status, "timeout")
+      self.assertLess(time.monotonic() - began, grading_worker.GRACE_SECS)
+
+  def test_budget_ends_what_is_open(self):
+    with start(workers=1, timeout_secs=0.5, budget_secs=0.8) as grader:
+      graded(grader, ["a"])
+      for i in range(20):
+        text = "b" if i < 3 else "sleep 60"
+        grader.submit(i, QUESTION, Response(text, 9, "eos"))
+      began = time.monotonic()
+      rows = [row["obeys"] for row in grader.collect().values()]
+      self.assertLess(time.monotonic() - began, 4.0)
+      self.assertEqual([row.reason for row in rows[:3]], ["b"] * 3)
+      self.assertEqual(
+        rows[19],
+        Reward(0.0, "not graded in the 0.8 s for all rows", "timeout"),
+      )
+      self.assertEqual({row.status for row in rows[3:]}, {"timeout"})
+      self.assertEqual(grader.poll(), 0)
+      self.assertEqual(graded(grader, ["c"])[0].reason, "c")
+
+  def test_rows_are_kept_not_copied(self):
+    with start(workers=1) as grader:
+      response = Response("x" * 100_000, 9, "eos")
+      for i in range(200):
+        grader.submit(i, QUESTION, response)
+      self.assertIs(grader._queue[-1].response, response)
+      (each,) = grader._workers
+      self.assertLess(len(each._outgoing), 40 * 100_000)
+      self.assertLen(grader.collect(), 200)
+
+  def test_seconds_of_each_row(self):
+    with start(workers=1, timeout_secs=0.5) as grader:
+      for text in ("a", "sleep 0.2", "sleep 60"):
+        grader.submit(text, QUESTION, Response(text, 9, "eos"))
+      _, secs = grader.collect_timed()
+    self.assertBetween(secs["a"], 0.0, 0.15)
+    self.assertBetween(secs["sleep 0.2"], 0.2, 0.45)
+    self.assertEqual(secs["sleep 60"], 0.5)
+
   def test_idle_worker_is_not_on_the_clock(self):
     with start(workers=1, timeout_secs=0.2) as grader:
       graded(grader, ["a"])
@@ -198,6 +332,7 @@ class GraderTest(parameterized.TestCase):
     self.assertEqual(row["steady"], row["obeys"])
     self.assertEqual(row["steady"].status, "failed")
 
+  @pytest.mark.slow
   def test_same_for_any_number_of_workers(self):
     texts = [f"row {i}" for i in range(60)]
     for i in (3, 4, 29, 58):
@@ -235,6 +370,7 @@ class GraderTest(parameterized.TestCase):
       self.assertEqual(grader.poll(), 0)
       self.assertLess(time.monotonic() - began, 0.1)
 
+  @pytest.mark.slow
   def test_deadline_holds_however_rarely_it_is_polled(self):
     with start(workers=1, timeout_secs=0.4) as grader:
       graded(grader, ["a"])
