@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,7 @@ from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import store
 from r1jax.models.config import ModelConfig
 from r1jax.records import Question
+from r1jax.rewards import sandbox
 from r1jax.stages import grpo, lm
 from r1jax.types import Stage
 
@@ -206,6 +207,7 @@ def _evaluator(run: Run) -> Callable[..., dict[str, float]]:
   """The evaluation function of config.eval_data."""
   if not run.suites:
     return lambda state, round: {}
+  _note_sandbox(run, (q for suite in run.suites.values() for q in suite))
   lines = _lines(run, "eval.jsonl")
   return evaluate.make(
     _roll(run, run.config.eval_sampling),
@@ -288,6 +290,12 @@ def _choice(config, name, table):
   return registry.make(table, config[name].to_dict(), f"config.{name}")
 
 
+def _note_sandbox(run: Run, questions: Iterable[Question]) -> None:
+  """Writes down what holds the programs that answers bring, if any do."""
+  if any(question.verifier == "code" for question in questions):
+    write_card(run.workdir, {"sandbox": sandbox.layers()})
+
+
 def _grpo(run: Run) -> None:
   config = run.config
   importance = None
@@ -302,6 +310,7 @@ def _grpo(run: Run) -> None:
   )
   data = experiment.questions(config.data.to_dict(), "config.data")
   experiment.check_prompts(config, run.tokenizer, data, "config.data")
+  _note_sandbox(run, data)
   for suite in run.suites.values():
     sources.check_disjoint(data, suite)
   model = policy.make(

@@ -61,7 +61,7 @@ def all_questions() -> tuple[Question, ...]:
             "tests": tests,
             "program": program.format(k=k, j=j),
           },
-          verifier="program",
+          verifier="code",
         )
       )
   return tuple(questions)

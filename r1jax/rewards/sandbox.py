@@ -24,7 +24,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 LAYERS = {
@@ -352,12 +352,27 @@ def _signal_name(number: int) -> str:
 
 @functools.cache
 def active_layers() -> frozenset[str]:
-  """The layers that this machine allows, found by trying.
+  """The layers that this machine allows; raises as `probed`."""
+  return probed(LAYERS)
+
+
+def layers() -> dict[str, str | None]:
+  """What each layer gives, or None where it is not put on here.
+
+  Raises:
+    RuntimeError: As `probed`.
+  """
+  active = active_layers()
+  return {k: LAYERS[k] if k in active else None for k in LAYERS}
+
+
+def probed(wanted: Iterable[str]) -> frozenset[str]:
+  """Those of the layers that this machine allows, found by trying.
 
   Raises:
     RuntimeError: If they are too few to run foreign programs at all.
   """
-  active = set(LAYERS)
+  active = set(wanted)
   if os.geteuid() != 0:
     active.discard("uid")
   while True:

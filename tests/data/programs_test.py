@@ -30,7 +30,7 @@ class QuestionsTest(parameterized.TestCase):
   def test_golds_solve_their_tests(self):
     for q in programs.all_questions():
       self.assertRegex(q.answer["program"], r"^[a-z0-9()+*%,-]+$")
-      self.assertEqual(q.verifier, "program")
+      self.assertEqual(q.verifier, "code")
       for test in q.answer["tests"]:
         self.assertEqual(run(q.answer["program"], test["in"]), test["out"])
 
