@@ -214,6 +214,7 @@ def _report(verdicts: Sequence[Verdict], is_quiet: bool) -> None:
     for row in counted
   ]
   _print_table("Summary", tuple(counted[0]), rows)
+  print()
   outcomes = [v.outcome for v in verdicts]
   print(
     f"{len(verdicts)} verdicts: {outcomes.count('agrees')} agree, "

@@ -252,7 +252,8 @@ def _record(row: dict[str, Any]) -> tuple[Question, Response]:
     )
   known = Response._fields
   _check_fields(given, known, ("text",), "response.")
-  given = {"tokens": 0, "finish_reason": "eos", **given}
+  tokens = len(given.get("ids") or ())
+  given = {"tokens": tokens, "finish_reason": "eos", **given}
   return Question(**fields), Response(**given)
 
 

@@ -149,6 +149,11 @@ class ItemsTest(parameterized.TestCase):
       _, problems = read(RECORD | {"response": response}, rewards=(reward,))
       self.assertRegex(problems[0], f"response.{field} is missing")
 
+  def test_ids_tell_the_tokens(self):
+    response = {"text": "a b", "ids": [4, 5, 6]}
+    got = item(RECORD | {"response": response}, rewards=("repetition",))
+    self.assertEqual(got.response.tokens, 3)
+
   def test_gold_matters_to_accuracy_alone(self):
     row = {**QUESTION, "answer": " ", "response": "x"}
     self.assertLen(read(row, rewards=("format",))[0], 1)
