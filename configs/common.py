@@ -69,7 +69,7 @@ def miniature(preset: str) -> ConfigDict:
     format=dict(weight=1.0),
   )
   config.grader = dict(
-    workers=1, timeout_secs=5.0, budget_secs=120.0, worker_mem_mb=2048
+    workers=1, timeout_secs=10.0, budget_secs=120.0, worker_mem_mb=2048
   )
   config.eval_data = [
     dict(name="countdown", split="test", test_frac=0.2, suite="countdown")
