@@ -4,6 +4,7 @@
 one line in FIELDS, a new contradiction one function in RULES.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,17 @@ _BUDGET = {
   "max_response_tokens": schema.integer(1),
 }
 _WEIGHTING = schema.named("token_mean", "sequence_mean", "fixed_length")
+_REWARDS = {
+  "accuracy": {},
+  "format": {},
+  "language": {"identifier": schema.one_of("script", "lingua")},
+  "length": {},
+  "overlong": {
+    "max_tokens": schema.integer(1),
+    "cache_tokens": schema.integer(1),
+  },
+  "repetition": {"ngram_tokens": schema.integer(1)},
+}
 _GRADER = {
   "workers": schema.integer(1),
   "timeout_secs": schema.number(0.001),
@@ -69,8 +81,7 @@ _COMMON = {
   },
   **_BUDGET,
   "rewards": schema.EachOf(
-    schema.Choice(None, {"weight": schema.number()}),
-    ("accuracy", "format", "language", "overlong", "repetition"),
+    schema.Choice(_REWARDS, {"weight": schema.number()}), tuple(_REWARDS)
   ),
   "grader": _GRADER,
 }
@@ -303,6 +314,52 @@ def _rewards_count(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _identifier_is_installed(config: dict[str, Any]) -> Iterator[str]:
+  language = config["rewards"].get("language")
+  if not language or language["identifier"] == "script":
+    return
+  if importlib.util.find_spec("lingua") is None:
+    yield (
+      "config.rewards.language.identifier is 'lingua', which is not "
+      "installed. Install r1jax[language], or set it to 'script', which "
+      "takes all languages of a script, such as English and French, for one."
+    )
+
+
+def _length_compares_right_ones(config: dict[str, Any]) -> Iterator[str]:
+  if "length" not in config["rewards"]:
+    return
+  if "accuracy" not in config["rewards"]:
+    yield (
+      "config.rewards.length needs accuracy, to tell right responses from "
+      "wrong ones. Add it, with weight 0 if nothing is to be earned by it."
+    )
+  if config["samples_per_question"] == 1:
+    yield (
+      "config.rewards.length compares the responses to one question, but "
+      "config.samples_per_question is 1. Set it to 2 or more."
+    )
+
+
+def _overlong_is_reached(config: dict[str, Any]) -> Iterator[str]:
+  overlong = config["rewards"].get("overlong")
+  if not overlong:
+    return
+  most, cache = overlong["max_tokens"], overlong["cache_tokens"]
+  if cache > most:
+    yield (
+      f"config.rewards.overlong.cache_tokens is {cache}, more than "
+      f"max_tokens {most}. Set it to that or less."
+    )
+  tokens = config["max_response_tokens"]
+  if most - cache >= tokens:
+    yield (
+      f"config.rewards.overlong begins after max_tokens - cache_tokens = "
+      f"{most - cache}, which no response of config.max_response_tokens "
+      f"{tokens} comes to. Set max_tokens to {tokens}."
+    )
+
+
 def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
   if config["routing_replay"] and not config["model"].get("num_experts"):
     yield (
@@ -312,6 +369,8 @@ def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
 
 
 _EVALUATION_RULES = [
+  _identifier_is_installed,
+  _overlong_is_reached,
   _evaluates_something,
   _evaluation_has_accuracy,
   _greedy_once,
@@ -329,6 +388,7 @@ RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
     _kl_is_used,
     _waves_are_used,
     _rewards_count,
+    _length_compares_right_ones,
     _experts_to_replay,
   ],
   "evaluate": [*_EVALUATION_RULES, _room_for_the_tags],

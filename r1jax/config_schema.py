@@ -119,7 +119,7 @@ def _each_problems(value: Any, kind: EachOf, field: str) -> Iterator[str]:
     for name, item in value.items():
       if not isinstance(item, Mapping):
         yield f"{field}.{name} is {item!r}, but must be a dict."
-      else:
+      elif name in kind.names:
         item = {"name": name, **item}
         yield from problems(item, kind.item, f"{field}.{name}")
   elif not isinstance(value, (list, tuple)):

@@ -18,7 +18,7 @@ from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import config as model_config
 from r1jax.models import store
 from r1jax.records import Question
-from r1jax.rewards import verifiers
+from r1jax.rewards import table, verifiers
 from r1jax.types import Params
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
@@ -141,17 +141,26 @@ def programs(
 
 def grader(config: ml_collections.ConfigDict) -> grading.Grader:
   """The grading processes of config.rewards."""
-  arguments = {
-    name: {k: v for k, v in fields.items() if k != "weight"}
-    for name, fields in config.rewards.to_dict().items()
-  }
   return grading.Grader(
-    arguments,
+    {
+      name: arguments
+      for name, arguments in _reward_arguments(config).items()
+      if name not in table.GROUP_REWARDS
+    },
     workers=config.grader.workers,
     timeout_secs=config.grader.timeout_secs,
     budget_secs=config.grader.budget_secs,
     worker_mem_mb=config.grader.worker_mem_mb,
   )
+
+
+def _reward_arguments(
+  config: ml_collections.ConfigDict,
+) -> dict[str, dict[str, Any]]:
+  return {
+    name: {k: v for k, v in fields.items() if k != "weight"}
+    for name, fields in config.rewards.to_dict().items()
+  }
 
 
 def roll(
@@ -161,9 +170,18 @@ def roll(
   graders: grading.Grader,
 ) -> rollout.Roll:
   """The rollout function of a config."""
-  reward_weights = {k: v["weight"] for k, v in config.rewards.items()}
   return rollout.make(
-    sampler, tokenizer, config.template, graders, reward_weights
+    sampler,
+    tokenizer,
+    config.template,
+    graders,
+    {name: fields["weight"] for name, fields in config.rewards.items()},
+    {
+      name: functools.partial(table.GROUP_REWARDS[name], **arguments)
+      for name, arguments in _reward_arguments(config).items()
+      if name in table.GROUP_REWARDS
+    },
+    sends_ids=any(name in config.rewards for name in table.NEED_IDS),
   )
 
 

@@ -34,12 +34,32 @@ class Response(NamedTuple):
     tokens: Response tokens, the end-of-sequence token counted.
     finish_reason: One of FINISH_REASONS.
     think_prefilled: Whether the prompt ended with an opening <think>.
+    ids: Its tokens' ids, or none where no reward asks for them.
   """
 
   text: str
   tokens: int
   finish_reason: str
   think_prefilled: bool = False
+  ids: list[int] = []
+
+
+def cut_off(response: Response) -> str | None:
+  """Why the sampler ended a response, or None where it ended by itself.
+
+  Raises:
+    ValueError: If the finish reason is not one of FINISH_REASONS.
+  """
+  match response.finish_reason:
+    case "eos":
+      return None
+    case "length":
+      return f"cut off after {response.tokens} tokens"
+    case "repetition":
+      return f"stopped for repetition after {response.tokens} tokens"
+    case other:
+      known = ", ".join(FINISH_REASONS)
+      raise ValueError(f"response.finish_reason is {other!r}. Known: {known}.")
 
 
 class Reward(NamedTuple):

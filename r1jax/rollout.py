@@ -52,6 +52,10 @@ class Rollout(NamedTuple):
 
 
 Roll = Callable[..., Rollout]
+# (responses to one question, rewards of each by name) -> reward of each.
+GroupReward = Callable[
+  [Sequence[Response], Sequence[Mapping[str, Reward]]], list[Reward]
+]
 
 
 def make(
@@ -60,15 +64,33 @@ def make(
   template: str,
   grader: grading.Grader,
   weights: Mapping[str, float],
+  group_rewards: Mapping[str, GroupReward],
+  sends_ids: bool,
 ) -> Roll:
   """(params, buffers, key, questions, samples, first=0) -> Rollout.
 
   The key of a response depends on the round's key, the place of its
   question in the round, which `first` offsets, and its sample alone.
-  Responses are graded while others decode.
+  Responses are graded while others decode, the groups once all are.
+
+  Args:
+    programs: The sampler's.
+    tokenizer: Its and the prompts'.
+    template: Name of the prompts' template.
+    grader: Of the rewards of one response.
+    weights: Of all rewards, by name.
+    group_rewards: Name to function, see `rewards.table`.
+    sends_ids: Whether the grader's responses hold their ids.
   """
   return functools.partial(
-    _roll, programs, tokenizer, template, grader, weights
+    _roll,
+    programs,
+    tokenizer,
+    template,
+    grader,
+    weights,
+    group_rewards,
+    sends_ids,
   )
 
 
@@ -78,6 +100,8 @@ def _roll(
   template: str,
   grader: grading.Grader,
   weights: Mapping[str, float],
+  group_rewards: Mapping[str, GroupReward],
+  sends_ids: bool,
   params: Any,
   buffers: Any,
   key: jax.Array,
@@ -95,6 +119,8 @@ def _roll(
     response = Response(text, len(ids), each.finish_reason, prefilled)
     place = (each.question, each.sample)
     responses[place] = response
+    if sends_ids:
+      response = response._replace(ids=ids.tolist())
     grader.submit(place, questions[each.question - first], response)
 
   requests = [
@@ -114,6 +140,7 @@ def _roll(
   )
   sampled_at = time.perf_counter()
   graded = grader.collect()
+  _grade_groups(group_rewards, responses, graded)
   graded_at = time.perf_counter()
   rows = []
   for each in sampled:
@@ -126,6 +153,29 @@ def _roll(
   return Rollout(
     rows, stats.slot_utilization, sampled_at - start, graded_at - sampled_at
   )
+
+
+def _grade_groups(
+  group_rewards: Mapping[str, GroupReward],
+  responses: Mapping[tuple[int, int], Response],
+  graded: Mapping[tuple[int, int], dict[str, Reward]],
+) -> None:
+  """Adds the group rewards to `graded`, question by question."""
+  if not group_rewards:
+    return
+  groups: dict[int, list[tuple[int, int]]] = {}
+  for place in sorted(responses):
+    groups.setdefault(place[0], []).append(place)
+  for places in groups.values():
+    group = [responses[place] for place in places]
+    for name, function in group_rewards.items():
+      try:
+        rewards = function(group, [graded[place] for place in places])
+      except Exception as error:  # Foreign code, like every reward.
+        reason = f"{type(error).__name__}: {error}"[:300]
+        rewards = [Reward(0.0, reason, "failed")] * len(group)
+      for place, reward in zip(places, rewards, strict=True):
+        graded[place][name] = reward
 
 
 def metrics(rows: Sequence[Row]) -> dict[str, float]:

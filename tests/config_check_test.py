@@ -1,10 +1,19 @@
 import subprocess
 import sys
+from unittest import mock
 
 import ml_collections
 from absl.testing import absltest, parameterized
 
-from r1jax import advantages, config_check, kl, losses, optim, weighting
+from r1jax import (
+  advantages,
+  config_check,
+  kl,
+  losses,
+  optim,
+  registry,
+  weighting,
+)
 from r1jax.rewards import table
 
 SLOTS = {
@@ -108,6 +117,10 @@ def make_config(job):
   return config
 
 
+def overlong(max_tokens, cache_tokens):
+  return dict(weight=1.0, max_tokens=max_tokens, cache_tokens=cache_tokens)
+
+
 def problems(config):
   try:
     config_check.check(config)
@@ -177,6 +190,17 @@ class ConfigCheckTest(parameterized.TestCase):
     ("init.name", "hub", "config.init.name is 'hub'"),
     ("init", {"name": "safetensors"}, "config.init.path is missing"),
     ("init.path", "x", "config.init.path is unknown"),
+    ("rewards.language", {"weight": 1}, "identifier is missing. Set it to one"),
+    (
+      "rewards.language",
+      {"weight": 1, "identifier": "auto"},
+      "identifier is 'auto', but must be one of script, lingua",
+    ),
+    (
+      "rewards.repetition",
+      {"weight": 1, "ngram_words": 3, "ngram_tokens": 3},
+      "Did you mean config.rewards.repetition.ngram_tokens",
+    ),
     ("rewards.accuracy.weight", None, "rewards.accuracy.weight is None"),
     ("rewards.lenght", {"weight": 1}, "config.rewards.lenght is unknown"),
     ("rewards.format", 0.1, "config.rewards.format is 0.1, but must be a dict"),
@@ -214,6 +238,20 @@ class ConfigCheckTest(parameterized.TestCase):
     ),
     ({"routing_replay": True, "model": {}}, "config.model has no experts"),
     ({"rewards": {"accuracy": {"weight": 0.0}}}, "nothing to learn from"),
+    (
+      {
+        "rewards.length": {"weight": 1.0},
+        "samples_per_question": 1,
+        "advantage.name": "batch_normalized",
+      },
+      "rewards.length compares the responses .* is 1. Set it to 2",
+    ),
+    (
+      {"rewards": {"length": {"weight": 1.0}}, "eval_every_rounds": 0},
+      "config.rewards.length needs accuracy",
+    ),
+    ({"rewards.overlong": overlong(9, 10)}, "cache_tokens is 10, more than"),
+    ({"rewards.overlong": overlong(160, 32)}, "begins after .* = 128, which"),
     ({"eval_data": []}, "config.eval_data is empty. Set it to 0"),
     ({"rewards": {"format": {"weight": 1.0}}}, "has no accuracy"),
     ({"dynamic_sampling": True}, "leaves no second wave"),
@@ -240,6 +278,14 @@ class ConfigCheckTest(parameterized.TestCase):
     {"max_response_tokens": 8, "row_tokens": 72},
     {"eval_data": [], "eval_every_rounds": 0},
     {"eval_every_rounds": 0, "rewards": {"format": {"weight": 1.0}}},
+    {
+      "rewards": {
+        "accuracy": {"weight": 0.0},
+        "length": {"weight": 1.0},
+        "overlong": overlong(159, 32),
+        "language": {"weight": 1.0, "identifier": "lingua"},
+      }
+    },
     {"dynamic_sampling": True, "dynamic_sampling_max_waves": 2},
     {"optimizer": {**training()["optimizer"], "clip_norm": None}},
   )
@@ -265,6 +311,16 @@ class ConfigCheckTest(parameterized.TestCase):
     config.sampling.top_k = 3
     self.assertLen(problems(config), 2)
 
+  @parameterized.parameters("grpo", "lm", "evaluate")
+  def test_lingua_is_there_when_asked_for(self, job):
+    config = make_config(job)
+    config.rewards.language = {"weight": 1.0, "identifier": "lingua"}
+    with mock.patch("importlib.util.find_spec", return_value=None):
+      (line,) = problems(config)
+      self.assertRegex(line, r"Install r1jax\[language\], or set it to 'scr")
+      config.rewards.language.identifier = "script"
+      self.assertEqual(problems(config), [])
+
   def test_names_are_those_of_the_tables(self):
     fields = config_check.FIELDS["grpo"]
     self.assertContainsSubset(fields["loss"].names, losses.LOSSES)
@@ -273,7 +329,12 @@ class ConfigCheckTest(parameterized.TestCase):
     self.assertCountEqual(
       fields["importance"].names, ["none", *losses.IMPORTANCE]
     )
-    self.assertCountEqual(fields["rewards"].names, table.REWARDS)
+    self.assertCountEqual(
+      fields["rewards"].names, [*table.REWARDS, *table.GROUP_REWARDS]
+    )
+    for name, known in fields["rewards"].item.names.items():
+      function = (table.REWARDS | table.GROUP_REWARDS)[name]
+      registry.check_arguments(function, known, name)
     self.assertCountEqual(fields["optimizer"].names, optim.OPTIMIZERS)
     self.assertCountEqual(
       fields["optimizer"].fields["schedule"].names, optim.SCHEDULES

@@ -118,7 +118,12 @@ class PartsTest(parameterized.TestCase):
     self.addCleanup(grader.close)
     self.assertEqual(
       grader._rewards,
-      dict(accuracy={}, format={}, language={}, repetition={"ngram_words": 1}),
+      {
+        "accuracy": {},
+        "format": {},
+        "language": {"identifier": "script"},
+        "repetition": {"ngram_tokens": 1},
+      },
     )
     self.assertEqual(grader.pids(), [])
 

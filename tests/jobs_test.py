@@ -156,7 +156,7 @@ class BadInputTest(parameterized.TestCase):
     ({"advantage": dict(name="leave_one_out", eps=1)}, "advantage.eps is unkn"),
     (
       {"rewards": dict(accuracy=dict(weight=1.0), repetition=dict(weight=1.0))},
-      "config.rewards.repetition.ngram_words is missing",
+      "config.rewards.repetition.ngram_tokens is missing",
     ),
     (
       {"importance": dict(name="token_mask", low=1.0)},

@@ -54,10 +54,25 @@ def fake_sample(calls):
 
 
 class RollTest(parameterized.TestCase):
-  def roll(self, template="miniature", first=0, samples=3):
+  def roll(
+    self,
+    template="miniature",
+    first=0,
+    samples=3,
+    group_rewards=None,
+    sends_ids=False,
+  ):
     calls, grader = [], FakeGrader()
-    weights = {"accuracy": 2.0, "format": 0.5}
-    run = rollout.make("programs", TOKENIZER, template, grader, weights)
+    weights = {"accuracy": 2.0, "format": 0.5, "group": 3.0}
+    run = rollout.make(
+      "programs",
+      TOKENIZER,
+      template,
+      grader,
+      weights,
+      group_rewards or {},
+      sends_ids,
+    )
     with mock.patch.object(engine, "sample", fake_sample(calls)):
       out = run("params", "buffers", "key", QUESTIONS, samples, first)
     (call,) = calls
@@ -101,6 +116,53 @@ class RollTest(parameterized.TestCase):
     for row in out.rows:
       self.assertEqual(row.rewards["accuracy"].value, len(row.response.text))
       self.assertEqual(row.reward, 2.0 * len(row.response.text) + 0.5)
+
+  @parameterized.parameters(0, 6)
+  def test_group_rewards(self, first):
+    def by_rank(responses, graded):
+      self.assertLen(responses, 3)
+      self.assertEqual(
+        [rewards["accuracy"].value for rewards in graded],
+        [len(response.text) for response in responses],
+      )
+      return [Reward(float(i), responses[0].text) for i in range(3)]
+
+    out, _, _ = self.roll(first=first, group_rewards={"group": by_rank})
+    for i, row in enumerate(out.rows):
+      self.assertEqual(list(row.rewards), ["accuracy", "format", "group"])
+      first_of_group = out.rows[i - i % 3].response.text
+      self.assertEqual(
+        row.rewards["group"], Reward(float(i % 3), first_of_group)
+      )
+      want = 2.0 * len(row.response.text) + 0.5 + 3.0 * (i % 3)
+      self.assertEqual(row.reward, want)
+      record = rollout.record(0, row, 0.0, "")
+      self.assertEqual(record["rewards"]["group"]["value"], i % 3)
+    self.assertEqual(rollout.metrics(out.rows)["rollout/group_mean"], 1.0)
+
+  def test_a_group_reward_that_raises_has_failed(self):
+    def bad(responses, graded):
+      raise ZeroDivisionError("no group")
+
+    out, _, _ = self.roll(group_rewards={"group": bad})
+    for row in out.rows:
+      self.assertEqual(
+        row.rewards["group"],
+        Reward(0.0, "ZeroDivisionError: no group", "failed"),
+      )
+    self.assertEqual(rollout.metrics(out.rows)["grade/failed_count"], 9)
+
+  def test_ids_are_sent_only_when_asked_for(self):
+    out, _, grader = self.roll(sends_ids=True)
+    samples = [row.sample for row in out.rows]
+    ids = {(each.question, each.sample): each.tokens_T for each in samples}
+    for place, _, response in grader.submitted:
+      self.assertEqual(response.ids, ids[place].tolist())
+      self.assertIsInstance(response.ids, list)  # JSON holds it.
+    for row in out.rows:  # They are in the sample already.
+      self.assertEqual(row.response.ids, [])
+    _, _, grader = self.roll()
+    self.assertTrue(all(not r.ids for _, _, r in grader.submitted))
 
   @parameterized.parameters(("miniature", False), ("miniature-think", True))
   def test_a_template_that_opens_the_thoughts(self, template, prefilled):

@@ -62,8 +62,8 @@ MOE = dict(
 REWARDS = dict(
   accuracy=dict(weight=1.0),
   format=dict(weight=1.0),
-  language=dict(weight=1.0),
-  repetition=dict(weight=1.0, ngram_words=1),
+  language=dict(weight=1.0, identifier="script"),
+  repetition=dict(weight=1.0, ngram_tokens=1),
 )
 SMALL = {
   "init": dict(name="random"),

@@ -1,6 +1,6 @@
 """The accuracy reward: is the answer of a response right?"""
 
-from r1jax import registry
+from r1jax import records, registry
 from r1jax.records import Question, Response, Reward
 from r1jax.rewards import extract
 from r1jax.rewards.verifiers import VERIFIERS
@@ -20,19 +20,9 @@ def accuracy(question: Question, response: Response) -> Reward:
   verifier = registry.lookup(
     VERIFIERS, question.verifier, f"question {question.id!r}: verifier"
   )
-  match response.finish_reason:
-    case "eos":
-      answer = extract.answer(response.text, response.think_prefilled)
-    case "length":
-      return Reward(0.0, f"cut off after {response.tokens} tokens")
-    case "repetition":
-      return Reward(
-        0.0, f"stopped for repetition after {response.tokens} tokens"
-      )
-    case other:
-      raise ValueError(
-        f"response.finish_reason is {other!r}. Known: eos, length, repetition."
-      )
+  if cut := records.cut_off(response):
+    return Reward(0.0, cut)
+  answer = extract.answer(response.text, response.think_prefilled)
   if answer is None:
     return Reward(0.0, "no answer")
   return verifier.verify(question, answer)

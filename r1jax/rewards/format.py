@@ -1,5 +1,6 @@
 """The format reward: thoughts in their tags, then the answer in its tags."""
 
+from r1jax import records
 from r1jax.records import Question, Response, Reward
 from r1jax.rewards import extract
 
@@ -13,19 +14,14 @@ def format_reward(question: Question, response: Response) -> Reward:
   (arXiv:2501.12948), section 2.2, asks for the think tags; the answer tags
   are of its template (table 1). A response that the sampler cut off, for
   length or repetition, did not end by itself and earns 0 whatever it says.
+
+  Raises:
+    ValueError: If the finish reason is unknown.
   """
   del question
-  match response.finish_reason:
-    case "eos":
-      error = format_error(response.text, response.think_prefilled)
-    case "length":
-      error = f"cut off after {response.tokens} tokens"
-    case "repetition":
-      error = f"stopped for repetition after {response.tokens} tokens"
-    case other:
-      raise ValueError(
-        f"response.finish_reason is {other!r}. Known: eos, length, repetition."
-      )
+  error = records.cut_off(response)
+  if error is None:
+    error = format_error(response.text, response.think_prefilled)
   return Reward(0.0, error) if error else Reward(1.0, "well formed")
 
 

@@ -19,7 +19,8 @@ import unicodedata
 from collections import Counter
 from typing import NamedTuple
 
-from r1jax.records import FINISH_REASONS, Question, Response, Reward
+from r1jax import records
+from r1jax.records import Question, Response, Reward
 from r1jax.rewards import extract, language_id, prose
 
 # ISO 639-1 code to the scripts of the language.
@@ -128,11 +129,7 @@ def consistency(
     raise ValueError(
       f"language got identifier={identifier!r}. Known: lingua, script."
     )
-  if response.finish_reason not in FINISH_REASONS:
-    raise ValueError(
-      f"response.finish_reason is {response.finish_reason!r}. Known: "
-      f"{', '.join(FINISH_REASONS)}."
-    )
+  cut = records.cut_off(response)
   text = extract.thoughts(response.text, response.think_prefilled)
   if text is None or extract.is_blank(text):
     return Reward(0.0, "no thoughts")
@@ -144,6 +141,8 @@ def consistency(
   reason = f"{wanted} of {words} words are {code}"
   if counts:
     reason += "; " + ", ".join(f"{n} {x}" for x, n in counts.most_common(4))
+  if cut:
+    reason += f"; {cut}"
   return Reward(wanted / words, reason)
 
 

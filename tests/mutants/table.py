@@ -228,7 +228,7 @@ MUTANTS = [
   ),
   Mutant(
     "a cut-off response may be right",
-    "r1jax/rewards/accuracy.py",
+    "r1jax/records.py",
     'case "eos":',
     'case "eos" | "length":',
     "tests/rewards/accuracy_test.py::AccuracyTest::test_cut_off_is_no_answer",
