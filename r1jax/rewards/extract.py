@@ -77,8 +77,8 @@ def final(given: Answer) -> str | None:
   found = boxed(given.text)
   if found is None and given.is_tagged:
     found = given.text
-    whole = _STATEMENT.match(found)
-    if whole and "\n" not in found.strip():
+    whole = _STATEMENT.search(found)
+    if whole and _is_lead(found[: whole.start()]) and "\n" not in found.strip():
       found = _stated(found, whole) or found
   elif found is None:
     matches = list(_STATEMENT.finditer(given.text))
@@ -115,6 +115,12 @@ _STATEMENT = re.compile(
   r"|####(?!#)",
   re.IGNORECASE | re.MULTILINE,
 )
+# What may stand before a statement that is the whole of an <answer> part.
+_LEAD = re.compile(
+  r"[\s*_]*(?:(?:so|thus|therefore|hence|then)\b[\s,]*)?"
+  r"(?:(?:the|my|our|a|this)\s+)?(?:(?:correct|right|final|exact)\s+)?[\s*_]*",
+  re.IGNORECASE,
+)
 _LAST_WORDS = re.compile(r"^[^=<>0-9]*\b(?:is|are|equals|be)\b\s*:?\s*(?=\S)")
 _MAX_STATEMENT_CHARS = 2_000
 
@@ -133,6 +139,10 @@ def _closing_brace(text: str, at: int) -> int:
       return at
     at += 1
   return -1
+
+
+def _is_lead(text: str) -> bool:
+  return len(text) < 60 and bool(_LEAD.fullmatch(text))
 
 
 def _stated(text: str, match: re.Match) -> str | None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from r1jax.rewards import math_exact, math_intervals, math_numeric
+from r1jax.rewards import math_exact, math_intervals, math_numeric, math_shapes
 from r1jax.rewards.math_nodes import Node, has, is_number, symbols
 
 _MAX_MEMBERS = 40
@@ -231,7 +231,7 @@ def _same_system(gold: Node, answer: Node) -> str:
       same(value, other[name])
     return "equal, name by name"
   values = [
-    [each[1] for each in members] if node[0] == "system" else members
+    [each[1] for each in sorted(members)] if node[0] == "system" else members
     for node, members in zip((gold, answer), pair)
   ]
   return _same_row(*values)
@@ -251,7 +251,8 @@ def _same_row(gold: Sequence[Node], answer: Sequence[Node]) -> str:
 
 def _same_set(gold: Node, answer: Node) -> str:
   mine, other = (
-    list(node[1:]) if node[0] == "set" else [node] for node in (gold, answer)
+    list(node[1:]) if node[0] == "set" else math_shapes.roots(node)
+    for node in (gold, answer)
   )
   mine, other = _shared_unit(mine), _shared_unit(other)
   _matched(mine, other, same)
@@ -304,6 +305,9 @@ def _numbers(members: list) -> Counter | None:
 
 
 def _same_matrix(gold: Node, answer: Node) -> str:
+  gold, answer = math_shapes.matrices(gold, answer)
+  if {gold[0], answer[0]} != {"matrix"}:
+    raise Different(f"a {answer[0]} is no {gold[0]}")
   if [len(row) for row in gold[1:]] != [len(row) for row in answer[1:]]:
     raise Different("a matrix of another shape")
   for mine, other in zip(gold[1:], answer[1:]):
@@ -373,13 +377,11 @@ def _of_value(gold: Node, answer: Node) -> bool:
 
 
 _ORDERS = ("order", "all", "any", "some")
-_NO_VALUES = frozenset(
-  (
-    *("named", "system", "equation", "congruent", "tuple", "range", "set"),
-    *("union", "meet", "without", "field", "matrix", "words", "ratio", "rel"),
-    *_ORDERS,
-  )
-)
+_NO_VALUES = frozenset((
+  "named", "system", "equation", "congruent", "tuple", "range", "set",
+  "union", "meet", "without", "field", "matrix", "words", "ratio", "rel",
+  *_ORDERS,
+))  # fmt: skip
 # The first comparison whose test two shapes pass is theirs.
 _COMPARISONS: tuple[tuple[Callable, Callable], ...] = (
   (_is_equation, _same_equations),
@@ -390,7 +392,7 @@ _COMPARISONS: tuple[tuple[Callable, Callable], ...] = (
   (_both("system", "tuple"), _same_system),
   (_either("congruent"), _same_congruence),
   (_either("set"), _same_set),
-  (_both("matrix"), _same_matrix),
+  (_either("matrix"), _same_matrix),
   (_both("words"), _same_words),
   (_either("ratio"), _same_ratio),
   (_both("union", "meet", "without", "field", "range"), _same_tree),

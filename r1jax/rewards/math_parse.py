@@ -6,10 +6,11 @@ theirs, and raise NotParsed. Depth is bounded, so that no text can exhaust
 the stack, and no token is looked at more than a few times.
 """
 
+import re
 from collections import deque
 from fractions import Fraction
 
-from r1jax.rewards import math_atoms, math_text
+from r1jax.rewards import math_atoms, math_text, math_units
 from r1jax.rewards import math_tables as tables
 from r1jax.rewards.math_nodes import (
   EMPTY,
@@ -28,6 +29,13 @@ RELATIONS = ("=", "<", ">", "<=", ">=", "!=", r"\approx", r"\in", r"\equiv")
 _SIGNS = {"+": 1, "-": -1, r"\pm": 1, r"\mp": -1}
 _NO_WORDS = ("and", "or", "equals", "gbp", "euro", "yen", "rupee")
 _REALS = ("all real numbers", "all reals", "real numbers", "reals")
+_NOTHING = ("no solution", "no solutions", "no real solution",
+            "no real solutions", "empty set", "the empty set")  # fmt: skip
+_DATE = re.compile(
+  r"[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2[0-9]{4}"
+)
+_TIME = re.compile(r"([0-9]{1,2}(?::[0-9]{2}){0,2})\s*([ap])\.?\s*m\.?")
+_GROUPS = re.compile(r"[-+]?[1-9][0-9]{0,2}(?: [0-9]{3})+(?:\.[0-9]+)?")
 
 
 def parse(text: str) -> Node:
@@ -36,6 +44,11 @@ def parse(text: str) -> Node:
   Raises:
     NotParsed: If it is no formula, or too long, deep or large.
   """
+  whole = _whole(math_text.unstyled(text).strip(" .!").casefold())
+  if whole is not None:
+    return whole
+  if _GROUPS.fullmatch(text):
+    text = text.replace(" ", "")
   left = deque(math_text.tokens(text))
   if not left:
     raise NotParsed("nothing there")
@@ -43,6 +56,22 @@ def parse(text: str) -> Node:
   if left:
     raise NotParsed(f"{left[0].text[:20]!r} where the end should be")
   return node
+
+
+def _whole(text: str) -> Node | None:
+  """What a whole text says that no formula would: a date, a word."""
+  if len(text) > 60:
+    return None
+  if _DATE.fullmatch(text):
+    return ("words", text)
+  if time := _TIME.fullmatch(text):
+    return ("words", f"{time[1].lstrip('0')} {time[2]}m")
+  if text in _REALS:
+    return ("field", "R")
+  if text in _NOTHING:
+    return EMPTY
+  number = math_units.number_of_words(text)
+  return None if number is None else ("num", Fraction(number))
 
 
 def members(left: Tokens, depth: int) -> Node:
@@ -119,7 +148,7 @@ def _words(left: Tokens) -> Node:
     return ("num", Fraction(tables.NUMBER_WORDS[text]))
   if text in _REALS:
     return ("field", "R")
-  if text in ("empty set", "the empty set"):
+  if text in _NOTHING:
     return EMPTY
   return ("words", text)
 

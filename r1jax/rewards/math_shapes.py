@@ -221,3 +221,43 @@ def _scaled(node: Node) -> Node:
     raise NotParsed("a matrix inside a formula")
   rows = [tuple(("mul", *factors, cell) for cell in row) for row in matrix[1:]]
   return ("matrix", *rows)
+
+
+def matrices(a: Node, b: Node) -> tuple[Node, Node]:
+  """Two nodes, brackets or a vector as a matrix where the other is one."""
+  if a[0] != "matrix":
+    return _as_matrix(a, len(b[1])), b
+  return a, _as_matrix(b, len(a[1]))
+
+
+def _as_matrix(node: Node, columns: int) -> Node:
+  """A vector is a column beside a matrix of one column, else a row."""
+  cells = None if node[0] == "matrix" else _cells(node)
+  if cells is None:
+    return node
+  rows = [_cells(cell) for cell in cells]
+  if None not in rows:
+    return ("matrix", *rows)
+  if columns == 1:
+    return ("matrix", *((cell,) for cell in cells))
+  return ("matrix", cells)
+
+
+def _cells(node: Node) -> Node | None:
+  match node:
+    case ("tuple", *cells) | ("range", "[", "]", *cells):
+      return tuple(cells)
+    case ("matrix", cells):
+      return cells
+  return None
+
+
+def roots(node: Node) -> list[Node]:
+  """The values of x_1 = 1, x_2 = 2; of anything else, itself."""
+  if node[0] == "system":
+    bases = [each[0].partition("_") for each in node[1:]]
+    if len({base for base, _, _ in bases}) == 1 and all(
+      index.isdecimal() for _, _, index in bases
+    ):
+      return [value for _, value in node[1:]]
+  return [node]

@@ -130,6 +130,11 @@ UNITS = {
   for line in _UNIT_LINES.strip().splitlines()
   for name in line.split()
 }
+COMPOUND_UNITS = {
+  "mph": (("mi", 1), ("h", -1)),
+  "kph": (("km", 1), ("h", -1)),
+  "kmh": (("km", 1), ("h", -1)),
+}
 # Units that a lone letter after a blank may stand for.
 LETTER_UNITS = frozenset("mgshLlNJWVAK")
 # Words that count and name no quantity.
@@ -139,34 +144,13 @@ SCALES = {
   "hundred": 10**2, "thousand": 10**3, "million": 10**6,
   "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
-NUMBER_WORDS = {
-  word: number
-  for number, word in enumerate(
-    [
-      "zero",
-      "one",
-      "two",
-      "three",
-      "four",
-      "five",
-      "six",
-      "seven",
-      "eight",
-      "nine",
-      "ten",
-      "eleven",
-      "twelve",
-      "thirteen",
-      "fourteen",
-      "fifteen",
-      "sixteen",
-      "seventeen",
-      "eighteen",
-      "nineteen",
-      "twenty",
-    ]
-  )
-}
+_NUMBER_LINE = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen
+fourteen fifteen sixteen seventeen eighteen nineteen twenty
+"""
+NUMBER_WORDS = {word: i for i, word in enumerate(_NUMBER_LINE.split())}
+_TENS_LINE = "twenty thirty forty fifty sixty seventy eighty ninety"
+TENS = {word: 10 * i for i, word in enumerate(_TENS_LINE.split(" "), 2)}
 # Words that make a number something else than a quantity of a unit.
 NO_UNIT_WORDS = frozenset(
   [

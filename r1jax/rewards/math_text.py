@@ -80,6 +80,7 @@ def cleaned(text: str) -> str:
   if not text.isascii():
     text = "".join(_plain_char(c) for c in text)
   text = _undelimited(text.strip())
+  text = re.sub(r"^~(?=\s*[-+$]?[0-9.])", r"\\approx ", text)
   text = _STYLE.sub("", text)
   text = re.sub(r",\s*\\!\s*", "{,}", text)
   text = _NEGATIVE_SPACE.sub("", text)
@@ -326,6 +327,9 @@ def _letters(
       return [Token("fn", tables.FUNCTIONS[run], blank)]
   if in_text:
     return [Token("word", run, blank)]
+  is_ordinal = low in ("st", "nd", "rd", "th") and not blank and found
+  if is_ordinal and found[-1].kind == "num" and after not in tuple("^_({"):
+    return [Token("word", low, blank)]
   if len(run) == 1:
     return [Token("sym", run, blank)]
   if low in ("infinity", "inf", "infty", "oo"):

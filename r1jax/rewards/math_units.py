@@ -64,7 +64,10 @@ def _unit(left: Tokens) -> Unit | None:
       continue
     if accept(left, "*", "-", ".") if found else False:
       continue
-    if token.kind != "word" or word in ("and", "or", "equals"):
+    is_letter = found and token.kind == "sym" and word in tables.LETTER_UNITS
+    if not is_letter and token.kind != "word":
+      break
+    if word in ("and", "or", "equals"):
       break
     left.popleft()
     found = True
@@ -81,10 +84,41 @@ def _unit(left: Tokens) -> Unit | None:
     power = square * _exponent(left)
     square = 1
     if low not in tables.NO_UNITS and low != "of":
-      powers[name] = powers.get(name, 0) + sign * power
+      for part, times in tables.COMPOUND_UNITS.get(name, ((name, 1),)):
+        powers[part] = powers.get(part, 0) + sign * power * times
   if not found:
     return None
   return tuple(sorted(powers.items()))
+
+
+def number_of_words(text: str) -> int | None:
+  """The number that words say ("twenty-one", "two hundred and five")."""
+  words = text.replace("-", " ").split()
+  if len(words) < 2 or len(words) > 12:
+    return None
+  total = part = 0
+  before = ""
+  for word in words:
+    value = tables.NUMBER_WORDS.get(word, tables.TENS.get(word))
+    if word == "and":
+      if before not in ("hundred", "thousand", "million"):
+        return None
+    elif value is not None:
+      if before in tables.TENS:
+        if not 0 < value < 10:
+          return None
+      elif before in tables.NUMBER_WORDS:
+        return None
+      part += value
+    elif word == "hundred" and 0 < part < 100:
+      part *= 100
+    elif word in ("thousand", "million") and part:
+      total += part * tables.SCALES[word]
+      part = 0
+    else:
+      return None
+    before = word
+  return None if before == "and" else total + part
 
 
 def _singular(word: str) -> str:

@@ -55,8 +55,9 @@ def verify(question: Question, answer: extract.Answer) -> Reward:
   stated = extract.final(answer)
   if stated is None:
     return Reward(0.0, "no final answer is stated")
-  if verify_words.is_choice(gold):
-    return verify_words.same_choice(gold, stated)
+  letter = verify_words.choice_letter(gold)
+  if letter:
+    return verify_words.same_choice(letter, stated)
   return compare(gold, stated)
 
 
@@ -86,7 +87,8 @@ def compare(gold: str, stated: str) -> Reward:
     reason = str(error)
   except math_numeric.Undecided as error:
     reason = f"not told apart by numbers ({error})"
-  if _same_words(*pair):
+  is_word = "words" in (shapes[0][0], shapes[1][0])
+  if _same_words(*pair) or (is_word and _unstyled(*pair)):
     return Reward(1.0, "same words")
   return Reward(0.0, f"{reason}: {shown}")
 
@@ -102,6 +104,11 @@ def _same_words(gold: str, stated: str) -> bool:
   """Whether two texts are the same words; braces of formulas would not be."""
   words = [math_text.plain(text) for text in (gold, stated)]
   return words[0] == words[1] and bool(_WORDS.fullmatch(words[0]))
+
+
+def _unstyled(gold: str, stated: str) -> bool:
+  """Whether two texts are the same but for styling."""
+  return math_text.unstyled(gold) == math_text.unstyled(stated)
 
 
 # With a word of three letters at least, so that "n!" and "n" are none.

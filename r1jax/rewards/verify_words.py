@@ -9,14 +9,21 @@ from r1jax.rewards import extract, math_text
 LETTERS = "ABCDEFGH"
 _CHOICE = re.compile(
   r"(?:(?:option|choice|answer)\s*:?\s*)?"
-  r"[(\[{]?\s*([A-Ha-h])\s*[)\]}]?\s*(?:([.:,)=-]|\s)\s*(.*))?",
+  r"[(\[{]?\s*([A-Ha-h])\s*([)\]}]?\s*[.:,)=-]?)\s*(.*)",
   re.IGNORECASE | re.DOTALL,
 )
 # A second letter that stands for an option.
 _OTHER = re.compile(
   r"(?:^|\b(?:and|or|option|choice)\b|[,;/&(])\s*[(]?([A-H])[)]?"
   r"(?=\s*(?:$|[,;/&).:]|\b(?:and|or)\b))"
+  r"|(?:^|\s)[(\[]?([A-H])(?:[)\]:]|\.\s+\w)"
 )
+# Words with which nothing but options is said.
+_JOINING_LINE = """
+and or not maybe possibly perhaps option choice both also if either lor land
+vee wedge then else
+"""
+_JOINING = frozenset(_JOINING_LINE.split())
 
 
 def verify_choice(question: Question, answer: extract.Answer) -> Reward:
@@ -51,24 +58,41 @@ def is_choice(gold: str) -> bool:
   return len(gold) == 1 and gold in LETTERS
 
 
+def choice_letter(gold: str) -> str | None:
+  """The letter of a gold that is an option, styled or in brackets."""
+  match = re.fullmatch(
+    r"\(?\s*([A-H])\s*[).]?", math_text.unstyled(math_text.cleaned(gold))
+  )
+  return match[1] if match else None
+
+
 def same_choice(gold: str, stated: str) -> Reward:
   """1 if a statement names the gold option, and no other."""
-  text = math_text.cleaned(stated[: math_text.MAX_CHARS])
-  text = math_text.unstyled(text)
+  if len(stated) > math_text.MAX_CHARS:
+    return Reward(0.0, f"{len(stated)} characters are no option")
+  text = math_text.unstyled(math_text.cleaned(stated))
   match = _CHOICE.fullmatch(text)
   if match is None:
     return Reward(0.0, f"{text[:60]!r} names no option")
-  letter, mark, rest = match[1], match[2] or "", (match[3] or "").strip()
-  if letter.islower() and (rest and not mark):
+  letter, mark, rest = match[1], match[2].strip(), match[3].strip()
+  is_word = letter.islower() or (letter == "A" and rest[:1].islower())
+  touches = rest[:1].isalnum() and match.end(1) == match.start(3)
+  if rest and not mark and (is_word or touches):
     return Reward(0.0, f"{text[:60]!r} names no option")
-  if rest and not mark and letter == "A" and rest[:1].islower():
-    return Reward(0.0, f"{text[:60]!r} names no option")
-  others = set(_OTHER.findall(mark + rest if mark in ",;" else rest))
-  if others - {letter.upper()}:
+  if _others(mark + rest if mark[-1:] in ",;" else rest) - {letter.upper()}:
     return Reward(0.0, "names more than one option")
   if letter.upper() != gold:
     return Reward(0.0, f"option {letter.upper()}, not {gold}")
   return Reward(1.0, f"option {gold}")
+
+
+def _others(rest: str) -> set[str]:
+  """The options that what follows an option names."""
+  found = {letter for pair in _OTHER.findall(rest) for letter in pair if letter}
+  words = re.findall(r"[^\W\d_]+", rest)
+  if all(word in LETTERS or word.lower() in _JOINING for word in words):
+    found |= {word for word in words if word in LETTERS}
+  return found
 
 
 def verify_logic(question: Question, answer: extract.Answer) -> Reward:

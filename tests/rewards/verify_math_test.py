@@ -98,7 +98,36 @@ WORDS = {
   "text with digits": ("May 5", [r"\text{may } 5"], ["May 6", "5"]),
   "unparsed": ("@#5", ["@#5"], ["@#", "5", "#5@"]),
 }  # fmt: skip
-TABLES = {**NUMBERS, **QUANTITIES, **GROUPS, **FORMULAS, **WORDS}
+SHAPES = {
+  "plain speed": ("60 km/h", ["60", "60 kph", r"60\text{ km/h}"],
+                  ["60 m/s", "60 km/h^2", "60 km"]),
+  "compound unit": ("60 mph", ["60 miles per hour", "60 mi/h"], ["60 km/h"]),
+  "ordinal": ("3rd", ["3", "3^{\\text{rd}}"], ["4th", "3d"]),
+  "number words": ("21", ["twenty-one", "twenty one"],
+                   ["twelve", "twenty", "two one", "twenty twenty-one"]),
+  "long number words": ("two hundred and five", ["205"], ["250", "2005"]),
+  "blanks as separators": ("1000000", ["1 000 000", r"1\ 000\ 000"],
+                           ["1 000 00", "1.000.000"]),
+  "about": ("5", ["5"], ["~5", r"\approx 5", ">5", "about 5"]),
+  "date": ("2020-05-05", ["2020-05-05", r"\text{2020-05-05}"],
+           ["2010", "2020-05-06"]),
+  "year": ("2010", ["2010"], ["2020-05-05", "2020"]),
+  "slashed date": ("5/6/2020", ["5/6/2020"], ["1/2424", "6/5/2020"]),
+  "time": ("3:30 pm", ["3:30 PM", "3:30 p.m.", r"3\!:\!30\text{ p.m.}"],
+           ["3:30 am", "4:30 pm", "330 pm"]),
+  "no solution": ("no solution", ["No solutions.", r"\emptyset"],
+                  ["0", "solution", r"\{0\}"]),
+  "all reals": (r"\mathbb R", ["all real numbers", r"(-\infty,\infty)"],
+                [r"\mathbb Q", "all"]),
+  "lines of a matrix": (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+                        ["[[1,2],[3,4]]"], ["[[1,2],[3,5]]", "[1,2,3,4]"]),
+  "column": (r"\begin{pmatrix}1\\2\\3\end{pmatrix}",
+             ["(1,2,3)", "[1,2,3]"], ["(1,3,2)", "(1,2)", "1,2,3"]),
+  "system as a tuple": ("(3,4)", ["y=4, x=3"], ["y=3, x=4"]),
+  "numbered roots": ("1, 2", ["x_1=2, x_2=1"], ["x_1=1, x_2=3", "x_1=1"]),
+  "styled letter": (r"\text{n}", ["n", r"\mathrm{n}"], ["m", "nn"]),
+}  # fmt: skip
+TABLES = {**NUMBERS, **QUANTITIES, **GROUPS, **FORMULAS, **WORDS, **SHAPES}
 PAIRS = [
   (f"{name}: {text}", gold, text, float(kind == 1))
   for name, row in TABLES.items()
@@ -194,6 +223,11 @@ class ExtractedTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ("5", 1),
+    ("The answer is 5.", 1),
+    ("**Final answer:** 5", 1),
+    ("Thus, the correct answer is $5$", 1),
+    ("6, or the answer is 5", 0),
+    ("The answer is 6", 0),
     (r"so \boxed{5} is it", 1),
     ("so 5", 0),
     ("I think 5", 0),
