@@ -88,23 +88,26 @@ def final(given: Answer) -> str | None:
 
 def boxed(text: str) -> str | None:
   """What stands in the last well-formed box; None if there is none."""
-  found, at = None, 0
-  while match := _BOX.search(text, at):
-    at = match.end()
-    if text[at : at + 1] == "{":
-      end = _closing_brace(text, at)
-      if end < 0:  # Not closed: a box further in may be.
-        continue
-      found, at = text[at + 1 : end], end + 1
-    elif token := _TOKEN.match(text, at):
-      found, at = token[0], token.end()
+  found, opened = None, []  # Where braces opened; None for those of no box.
+  for match in _BRACES.finditer(text):
+    if match["box"]:
+      if match["brace"]:
+        opened.append(match.end())
+      elif token := _TOKEN.match(text, match.end()):
+        found = token[0]
+    elif match[0] == "{":
+      opened.append(None)
+    elif match[0] == "}" and opened:
+      start = opened.pop()
+      if start is not None:  # Those before it are in it, or end first.
+        found = text[start : match.start()]
   return found
 
 
-# At most this far is a box's end looked for, so that many unclosed boxes
-# take linear time.
-_MAX_BOX_CHARS = 20_000
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
+_BRACES = re.compile(
+  r"(?P<box>\\(?:boxed|fbox)(?![a-zA-Z])\s*(?P<brace>\{)?)"
+  r"|\\[{}]|\\\\(?!boxed|fbox)|[{}]"
+)
 _TOKEN = re.compile(
   r"-?[0-9]+(?:\.[0-9]+)?(?![0-9a-zA-Z])|[a-zA-Z](?![a-zA-Z'])|\\pi\b"
 )
@@ -123,22 +126,6 @@ _LEAD = re.compile(
 )
 _LAST_WORDS = re.compile(r"^[^=<>0-9]*\b(?:is|are|equals|be)\b\s*:?\s*(?=\S)")
 _MAX_STATEMENT_CHARS = 2_000
-
-
-def _closing_brace(text: str, at: int) -> int:
-  """Where the brace that opens at a place closes, or -1."""
-  depth = 0
-  end = min(len(text), at + _MAX_BOX_CHARS)
-  while at < end:
-    char = text[at]
-    if char == "\\":
-      at += 2
-      continue
-    depth += (char == "{") - (char == "}")
-    if not depth:
-      return at
-    at += 1
-  return -1
 
 
 def _is_lead(text: str) -> bool:
