@@ -24,6 +24,7 @@ _AGAIN = (408, 409, 429)  # And 5xx.
 _ABOUT_PROMPT = (400, 413, 422)  # Says nothing of the next prompt.
 _MIN_KEY_CHARS = 8
 _REDACTED = "[key]"
+_NO_JSON = object()
 
 
 class _Endpoint(NamedTuple):
@@ -221,7 +222,7 @@ def _attempt(
 
 def _read_completion(body: bytes) -> judge.Reply | _Failure:
   parsed = _json(body)
-  if parsed is None:
+  if parsed is _NO_JSON:
     return _Failure("HTTP 200, but the body is not JSON")
   try:
     choice = parsed["choices"][0]
@@ -248,7 +249,7 @@ def _json(body: bytes) -> Any:
   try:
     return json.loads(body)
   except (ValueError, RecursionError):
-    return None
+    return _NO_JSON
 
 
 def _retry_after(value: str) -> float:
@@ -283,13 +284,15 @@ def _post(
 
 
 def _redacted(text: str, key: str) -> str:
-  """The text without the key, as it is or as JSON or a URL has it."""
-  if key:
-    forms = {key, json.dumps(key)[1:-1], key.replace("/", "\\/")}
-    forms.add(urllib.parse.quote(key, safe=""))
-    for form in sorted(forms, key=len, reverse=True):
-      text = text.replace(form, _REDACTED)
-  return text
+  """The text without the key, however JSON or a URL may escape it."""
+  if not key:
+    return text
+  forms = (
+    (re.escape(c), re.escape("\\" + c), f"%{ord(c):02x}", f"\\\\u{ord(c):04x}")
+    for c in key
+  )
+  pattern = "".join(f"(?:{'|'.join(each)})" for each in forms)
+  return re.sub(pattern, _REDACTED, text, flags=re.IGNORECASE)
 
 
 def _one_line(text: str) -> str:
@@ -325,6 +328,8 @@ def _checked_url(url: Any) -> urllib.parse.SplitResult:
     "It must be http or https with a host, and have no user, query or "
     'fragment, as "http://127.0.0.1:8000/v1".'
   )
+  if not isinstance(url, str):
+    raise ValueError(f"judge.url is {url!r:.200}. {wanted}")
   try:
     parts = urllib.parse.urlsplit(url)
     host, _ = parts.hostname, parts.port

@@ -73,6 +73,9 @@ def post(
     response = connection.getresponse()
     # With a bound: a read makes room for all that a response says it has.
     received = response.read(max_bytes)
+    is_told = response.chunked or response.headers.get("Content-Length")
+    if not received and not is_told:  # The end may have come in the headers.
+      raise http.client.IncompleteRead(received)
     if response.length:
       raise http.client.IncompleteRead(received, response.length)
     return Response(
