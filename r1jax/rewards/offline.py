@@ -191,12 +191,13 @@ def _case(row: dict[str, Any]) -> tuple[str, Question, Response]:
     case "math" | "code":
       verifier = kind
     case "format":
-      if gold not in (None, {"think_prefilled": True}):
+      values = (None, {"think_prefilled": True}, {"think_prefilled": False})
+      if gold not in values:
         raise ValueError(
           f"gold is {_short(gold)}. Set it to null or "
           '{"think_prefilled": true}.'
         )
-      prefilled, gold = gold is not None, None
+      prefilled, gold = gold == values[1], None
     case "language":
       language, gold = _text(row, "gold"), None
       text = f"<think>{text}</think>"

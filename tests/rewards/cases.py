@@ -4,8 +4,7 @@
 
 grades the public cases and this project's own, or those in the files, and
 prints the ones that got another verdict than they should. The format, one
-JSON object a line, is that of `shared/cases/rewards-README.md`; the own
-cases know one thing more, @SECRET@ for the text inside the canary.
+JSON object a line, is that of `shared/cases/rewards-README.md`.
 """
 
 import argparse
@@ -24,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -39,9 +39,9 @@ CONDITIONS = re.compile(
   r"within:\d+|canary|no_connection|no_orphans|grader_rss_mb:\d+"
   r"|grader_survives|env:\w+=.*"
 )
-MARKS = ("@CANARY@", "@PORT@", "@SECRET@")  # Filled in by the process apart.
+MARKS = ("@CANARY@", "@PORT@")
 LIMIT_SECS = 60.0  # Of a case that names no limit.
-_LEAVE_SECS = 2.0  # Until what a program started must be gone.
+_LEAVE_SECS = 1.5  # Until what a program started must be gone.
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -107,6 +107,11 @@ def job_of(case: Case) -> tuple[str, Question, Response]:
   return name, question, Response(text, len(text), "eos", prefilled)
 
 
+def filled(text: str, canary: pathlib.Path, port: int) -> str:
+  """The text with path and port for their placeholders."""
+  return text.replace("@CANARY@", str(canary)).replace("@PORT@", str(port))
+
+
 def problem(case: Case, reward: Reward, secs: float = 0.0) -> str | None:
   """How a verdict differs from what the case expects, or None.
 
@@ -170,9 +175,7 @@ def problem_here(case: Case) -> str | None:
   return problem(case, reward, time.perf_counter() - start)
 
 
-def problems_apart(
-  case: Case, table: str = worker.DEFAULT_TABLE
-) -> list[str]:
+def problems_apart(case: Case, table: str = worker.DEFAULT_TABLE) -> list[str]:
   """What is wrong with a case, graded in a throw-away process.
 
   The process (`_supervise`) holds canary and port, and starts the grader in
@@ -206,9 +209,7 @@ def _supervise(case: Case, table: str) -> list[str]:
     canary.write_text(secret := secrets.token_hex(16))
     listener.bind(("127.0.0.1", 0))
     listener.listen(8)
-    text = text_of(case).replace("@CANARY@", str(canary))
-    text = text.replace("@PORT@", str(listener.getsockname()[1]))
-    text = text.replace("@SECRET@", secret)
+    text = filled(text_of(case), canary, listener.getsockname()[1])
     with _Grader(table) as grader:
       grader.grade(_WARM_UP, 60.0)
       before = _descendants() | {grader.pid}
@@ -263,10 +264,13 @@ class _Grader:
     self.pid = os.fork()
     if not self.pid:
       ours.close()
+      os.dup2(2, 1)  # Standard output is for what the harness finds.
       status = 1
       try:
         _serve(theirs, table)
         status = 0
+      except Exception:
+        traceback.print_exc()
       finally:
         os._exit(status)
     theirs.close()
@@ -299,16 +303,22 @@ class _Grader:
 def _serve(connection: socket.socket, table: str) -> None:
   with connection.makefile("rwb") as stream:
     for line in stream:
-      stream.write(json.dumps(graded(Case(*json.loads(line)), table)).encode() + b"\n")
+      stream.write(
+        json.dumps(graded(Case(*json.loads(line)), table)).encode() + b"\n"
+      )
       stream.flush()
 
 
 def _left(before: set[int]) -> list[str]:
-  """Command lines of descendants that are there after some time."""
+  """Command lines of descendants that outstay their time; ends them."""
   end = time.monotonic() + _LEAVE_SECS
   while new := _descendants() - before:
     if time.monotonic() > end:
-      return [_command(pid) for pid in sorted(new)]
+      left = [_command(pid) for pid in sorted(new)]
+      for pid in new:
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(pid, signal.SIGKILL)
+      return left
     time.sleep(0.05)
   return []
 
