@@ -24,7 +24,7 @@ LAYERS = {
   "assembly": "experiment",
   "stages": "stages generate evaluate search",
   "train": "train",
-  "programs": "jobs pipeline plan report main",
+  "programs": "jobs pipeline plan report report_data main",
 }
 APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 # What the order forbids, for the one program that stands in its package.
