@@ -15,6 +15,7 @@ from absl.testing import absltest, parameterized
 
 from r1jax import grading, grading_worker
 from r1jax.records import Question, Response, Reward
+from r1jax.rewards import keeper
 
 MEM_MB = 256
 LEAKED = []
@@ -67,6 +68,10 @@ def obeys(question, response, *, scale=1.0):
     case ["stray", path]:
       child = subprocess.Popen(["sleep", "61"], start_new_session=True)
       pathlib.Path(path).write_text(str(child.pid))
+    case ["orphan"]:  # It holds the worker's pipes; no keeper ends it.
+      if os.fork():
+        os.kill(os.getppid(), signal.SIGKILL)
+      time.sleep(60)
     case ["mess"]:
       signal.signal(signal.SIGALRM, signal.SIG_IGN)
     case ["print"]:
@@ -256,6 +261,16 @@ class GraderTest(parameterized.TestCase):
       self.assertEqual(graded(grader, [f"stray {file.name}"])[0].status, "ok")
       self.assertFalse(is_running(int(file.read())))
       self.assertLen(grader.pids(), 1)
+
+  @mock.patch.object(grading_worker, "GRACE_SECS", 0.1)
+  @mock.patch.object(grading_worker, "_STOP_SECS", 0.1)
+  def test_orphan_of_a_killed_keeper_holds_nothing_up(self):
+    with start(workers=1, timeout_secs=0.4) as grader:
+      graded(grader, ["a"])
+      session = grader.pids()[0]
+      rewards = graded(grader, ["orphan", "b"])
+      self.assertEqual([r.status for r in rewards], ["timeout", "ok"])
+      self.assertFalse(any(map(is_running, keeper.in_session(session))))
 
   def test_row_cannot_disarm_the_deadline_of_the_next(self):
     with start(workers=1, timeout_secs=0.3) as grader:

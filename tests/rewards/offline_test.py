@@ -83,6 +83,8 @@ class ItemsTest(parameterized.TestCase):
     got = item(CASE | {"limit_s": 9, "also": ["within:3", "canary", "env:A=b"]})
     self.assertEqual(got.limit_secs, 3.0)
     self.assertEqual(got.skipped, ("canary", "env:A=b"))
+    got = item(CASE | {"limit_s": 2, "also": ["within:3"]})
+    self.assertEqual(got.limit_secs, 2.0)
     self.assertTrue(got.is_gradable)
     got = item(CASE | {"input": "open('@CANARY@')"})
     self.assertEqual(got.skipped, ("@CANARY@",))

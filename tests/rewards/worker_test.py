@@ -143,6 +143,23 @@ class GradeTest(absltest.TestCase):
       self.assertEqual((reward.value, reward.status), (0.0, "failed"))
     self.assertEqual(self.grade(lambda q, r: None).status, "failed")
 
+  def test_unknown_status_is_a_failure(self):
+    for status in ("OK", None, "x" * 100_000):
+      reward = self.grade(lambda q, r, s=status: Reward(1.0, "so", s))
+      self.assertEqual((reward.value, reward.status), (0.0, "failed"))
+
+  def test_exits_are_failures(self):
+    for kind in (SystemExit, KeyboardInterrupt, MemoryError):
+
+      def leave(q, r, kind=kind):
+        raise kind("why")
+
+      reward = self.grade(leave)
+      self.assertEqual(reward, Reward(0.0, f"{kind.__name__}: why", "failed"))
+
+  def test_reason_is_utf_8(self):
+    self.assertEqual(self.grade(lambda q, r: Reward(1, "\ud800é")).reason, "?é")
+
   def test_one_failure_spares_the_others(self):
     table = {"bad": lambda q, r: 1 / 0, "good": lambda q, r: Reward(1, "so")}
     rewards = worker.grade(table, QUESTION, RESPONSE, {"bad": {}, "good": {}})
