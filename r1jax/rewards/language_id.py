@@ -4,21 +4,29 @@ A word alone tells little, so words are labelled together: the labels are the
 most likely path of a Markov chain that seldom changes its language, more
 readily between sentences, and starts in the wanted one. What single words
 say comes from lingua, https://github.com/pemistahl/lingua-rs, an optional
-extra. For a script of many languages it counts trigrams of letters only, its
-low accuracy mode, which keeps a worker small; the chain makes up for it.
+extra, or from `common_words`. For a script of many languages lingua counts
+trigrams of letters only, its low accuracy mode, which keeps a worker small;
+the chain and the common words make up for it.
 """
 
 import functools
 import math
+import operator
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from r1jax.rewards import common_words
+
 # What a change of language costs, inside a sentence and between two.
-_CHANGE = 6.0
-_CHANGE_BETWEEN = 3.0
+_CHANGE = 5.0
+_CHANGE_BETWEEN = 2.5
+# How much less it costs to change to the wanted language.
+_HOMEWARD = 1.0
 # Least probability of a language by one word: no name or slip is proof.
 _LEAST = 0.02
+# Odds of a common word in a language that is not known for it.
+_COMMON_ELSEWHERE = 0.05
 _MAX_WORD_CHARS = 40
 # The full models of a language take about 28 MB, its trigrams 3 MB.
 _MAX_FULL_MODELS = 4
@@ -46,8 +54,10 @@ def labels(
     ModuleNotFoundError: If lingua is not installed.
   """
   codes = tuple(codes)
+  _detector(codes)  # Without it no word, common or not, has a label.
   scores = [-_CHANGE_BETWEEN] * len(codes)
-  scores[codes.index(wanted)] = 0.0
+  home = codes.index(wanted)
+  scores[home] = 0.0
   steps = []  # Of each word: where a change comes from, and who changes.
   last_at: dict[str, int] = {}
   nothing = (0.0,) * len(codes)
@@ -55,15 +65,16 @@ def labels(
     cost = _CHANGE_BETWEEN
     for word in words:
       best = max(scores)
-      floor = best - cost
-      steps.append((scores.index(best), [score < floor for score in scores]))
+      floors = [best - cost] * len(codes)
+      floors[home] += _HOMEWARD
+      steps.append((scores.index(best), [*map(operator.lt, scores, floors)]))
       word = word[:_MAX_WORD_CHARS].lower()
       is_new = len(steps) - last_at.get(word, -99) > _RECENT_WORDS
       evidence = _evidence(word, codes) if is_new else nothing
       last_at[word] = len(steps)
       scores = [
-        (score if score > floor else floor) - best + more
-        for score, more in zip(scores, evidence)
+        max(score, floor) - best + more
+        for score, floor, more in zip(scores, floors, evidence)
       ]
       cost = _CHANGE
   at = scores.index(max(scores))
@@ -78,11 +89,14 @@ def labels(
 @functools.lru_cache(maxsize=1 << 16)
 def _evidence(word: str, codes: tuple[str, ...]) -> tuple[float, ...]:
   """log p(language | word), each at least log _LEAST."""
-  detector, order = _detector(codes)
   word = unicodedata.normalize("NFC", word)
-  values = dict.fromkeys(codes, 0.0)
-  for each in detector.compute_language_confidence_values(word):
-    values[order[each.language]] = each.value
+  common = common_words.LANGUAGES_OF.get(word, frozenset()).intersection(codes)
+  if common:
+    values = {x: 1.0 if x in common else _COMMON_ELSEWHERE for x in codes}
+  else:
+    detector, order = _detector(codes)
+    found = detector.compute_language_confidence_values(word)
+    values = {order[each.language]: each.value for each in found}
   return tuple(math.log(max(values[code], _LEAST)) for code in codes)
 
 

@@ -50,7 +50,7 @@ _TAG = re.compile(
   r"</?[A-Za-z][\w:.-]*+(?:\s++[\w:-]++\s*+=[^<>]*+)?+\s?/?>|&#?\w{1,10};"
 )
 _STATEMENT = re.compile(
-  r"^(?:\t| {4})[ \t]*+(?=[^\n]*[=;{}()])(?:"
+  r"^(?:\t| {4})[ \t]*+(?=[^\n]*(?:[=;{}()]|:[ \t]*$))(?:"
   r"[\w.\[\]]+ ?[-+*/|&%]?= ?\S|[\w.]+\(|[{}]"
   r"|(?:def|class|for|while|if|elif|else|try|return|import|from|int|print)\b"
   r"[^\n]*[:;{()])[^\n]*+$",
@@ -165,7 +165,7 @@ def _without_spans(text: str, opening: str, closing: str) -> str:
 
 def _formula(inner: str) -> str:
   """What stands for a span: a blank, or its text if it is a sentence."""
-  inner = _COMMAND.sub(" ", inner)
+  inner = _COMMAND.sub(" ", _BEGIN_END.sub(" ", inner))
   return f" {inner} " if _SENTENCE.search(inner) else " "
 
 

@@ -1,7 +1,9 @@
 import json
 import pathlib
+import sys
 import time
 import unittest
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
@@ -9,14 +11,12 @@ from r1jax.records import Question, Response
 from r1jax.rewards import language
 
 CASES = pathlib.Path(__file__).parents[3] / "shared/cases/rewards-public.jsonl"
-# These need more than scripts: French is not English.
-BEYOND_SCRIPTS = ()
 
 
-def consistency(thoughts: str, code: str = "en"):
+def consistency(thoughts: str, code: str = "en", **arguments):
   question = Question("q", "?", None, "none", code)
   text = f"<think>{thoughts}</think><answer>答案</answer>"
-  return language.consistency(question, Response(text, 9, "eos"))
+  return language.consistency(question, Response(text, 9, "eos"), **arguments)
 
 
 class ScriptsTest(parameterized.TestCase):
@@ -43,6 +43,15 @@ class ScriptsTest(parameterized.TestCase):
     ("address", "see https://ab.cd/ef?gh now", {"Latin": 2}),
     ("nothing closes it", "so ```ab $ cd", {"Latin": 3}),
     ("full width", "ＡＢ ＣＤ", {"Latin": 2}),
+    ("a sign of no width", "s\u200bo", {"Latin": 1}),
+    ("a letter that looks Latin", "p\u0430y \u0441at", {"Mixed": 2}),
+    ("Greek next to a function", "sin\u03b1 \u0394x", {}),
+    ("particles", "Python\uc744", {"Latin": 1}),
+    ("apostrophe", "don't l\u2019ordre", {"Latin": 2}),
+    ("quoted", "'so' it", {"Latin": 2}),
+    ("halfwidth kana", "\uff83\uff7d\uff84", {"Katakana": 3}),
+    ("a long vowel", "\u30c6\u30fc", {"Katakana": 2}),
+    ("letters as symbols", "\u00b5m \u2126 \u211d\u2102 \u00aa\u00ba", {}),
     ("mathematical letters", "𝑎𝑏 𝐱𝐲", {}),
     ("empty", "", {}),
   )
@@ -67,6 +76,7 @@ class ScriptsTest(parameterized.TestCase):
     ("この問題では", False),
     ("α + β 不", False),
     ("да yes", True),
+    ("oui yes", False),  # By script alone.
     ("", False),
   )
   def test_is_mixed(self, text, mixed):
@@ -85,6 +95,44 @@ class ConsistencyTest(parameterized.TestCase):
   )
   def test_value(self, thoughts, code, value):
     self.assertEqual(consistency(thoughts, code).value, value)
+
+  @parameterized.parameters(
+    ("この玉を選ぶ。", "ja", 1.0),
+    ("この玉を選ぶ。", "zh", 0.0),
+    ("这的字很多很多很多。", "ja", 0.0),
+    ("正解。", "ja", 1.0),  # Short: whichever is wanted.
+    ("正解。", "zh", 1.0),
+    ("正解。", "ko", 0.0),
+    ("我们喜欢这家饮品店的の字。", "zh", 11 / 12),  # A borrowed sign.
+    ("選ぶのは二つです。答案是多少我们不知道。", "ja", 8 / 18),
+    ("我們需要兩個。", "zh", 1.0),
+    ("我們需要兩個。", "zh-TW", 1.0),
+    ("yes", "en_GB", 1.0),
+  )
+  def test_chinese_japanese_and_regions(self, thoughts, code, value):
+    self.assertAlmostEqual(consistency(thoughts, code).value, value)
+
+  def test_identifier(self):
+    text = "Nous devons choisir deux boules parmi cinq."
+    reward = consistency(text, "en", identifier="lingua")
+    self.assertEqual(reward.value, 0.0)
+    self.assertEqual(reward.reason, "0 of 7 words are en; 7 fr")
+    self.assertEqual(consistency(text, "en", identifier="script").value, 1.0)
+    self.assertEqual(consistency(text, "en"), reward)  # The default.
+    with self.assertRaisesRegex(ValueError, "'auto'. Known: lingua, script"):
+      consistency(text, "en", identifier="auto")
+
+  def test_script_needs_no_lingua(self):
+    with mock.patch.dict(sys.modules, lingua=None):
+      reward = consistency("yes 对", "en", identifier="script")
+    self.assertEqual(reward.value, 0.5)
+
+  def test_cut_off_thoughts_are_judged(self):
+    question = Question("q", "?", None, "none")
+    response = Response("<think>yes yes 对", 9, "length")
+    reward = language.consistency(question, response)
+    self.assertAlmostEqual(reward.value, 2 / 3)
+    self.assertEndsWith(reward.reason, "; 1 Han; cut off after 9 tokens")
 
   def test_oracle(self):
     # 90 of 100 words in the target language.
@@ -113,10 +161,9 @@ class ConsistencyTest(parameterized.TestCase):
     cases = [case for case in cases if case["kind"] == "language"]
     self.assertNotEmpty(cases)
     for case in cases:
-      if case["id"] not in BEYOND_SCRIPTS:
-        low, high = case["expect"]
-        value = consistency(case["input"], case["gold"]).value
-        self.assertBetween(value, low, high, case["id"])
+      low, high = case["expect"]
+      value = consistency(case["input"], case["gold"]).value
+      self.assertBetween(value, low, high, case["id"])
 
 
 if __name__ == "__main__":
