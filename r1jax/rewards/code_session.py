@@ -24,7 +24,7 @@ from r1jax.rewards import sandbox
 from r1jax.rewards.inside import plain
 
 MODULES = ("plain", "values", "serve", "proxies", "tester")
-MAX_FRAME = 16 << 20
+MAX_FRAME = 16 << 20  # Of what is only handed on.
 
 _FOLDER = pathlib.Path(__file__).parent / "inside"
 # The modules lie flat in one folder, which stands for their packages.
@@ -50,8 +50,13 @@ class _Peer:
   """Owns a sandbox that is spoken to in frames."""
 
   def __init__(
-    self, module: str, files: dict[str, bytes], limits: sandbox.Limits
+    self,
+    module: str,
+    files: dict[str, bytes],
+    limits: sandbox.Limits,
+    max_frame: int = MAX_FRAME,
   ):
+    self._max_frame = max_frame
     parts = {f"{m}.py": (_FOLDER / f"{m}.py").read_bytes() for m in MODULES}
     code = _START.format(module=module)
     command = [*sandbox.INTERPRETER, "-c", code, "/box"]
@@ -73,7 +78,7 @@ class _Peer:
     if len(self._incoming) < plain.HEADER_BYTES:
       return None
     kind, length = plain.header(bytes(self._incoming[: plain.HEADER_BYTES]))
-    if length > MAX_FRAME:
+    if length > self._max_frame:
       raise Broken("it says too much at once")
     end = plain.HEADER_BYTES + length
     if len(self._incoming) < end:
@@ -160,7 +165,7 @@ def calls(
   """
   files = {"program.py": program.encode(errors="surrogatepass")}
   whole = limits._replace(timeout_secs=limits.timeout_secs * _ahead(arguments))
-  with _Peer("serve", files, whole) as peer:
+  with _Peer("serve", files, whole, limits.output_bytes) as peer:
     deadline = time.monotonic() + limits.timeout_secs
     peer.send(b"q", plain.dumps({"op": "load", "module": "program"}))
     _checked(_reply(peer, deadline))
@@ -231,18 +236,24 @@ def tests(
 
 
 def _relay(peer: _Peer, tester: _Peer, deadline: float) -> dict[str, Any]:
-  """Hands frames on until the tester has a verdict."""
+  """Hands frames on until the tester has a verdict.
+
+  They speak in turns, so no more than one frame of each is ever held.
+  """
+  is_asked = False
   while True:
     while found := tester.frame():
       kind, text = found
       if kind == b"v":
         return json.loads(text)
       peer.send(kind, text)
+      is_asked = True
     while found := peer.frame():
       kind, text = found
-      if kind not in (b"r", b"c"):
-        raise Broken("its answer is no plain data")
+      if not is_asked or kind not in (b"r", b"c"):
+        raise Broken("it speaks without being asked")
       tester.send(kind, text)
+      is_asked = False
     ready = _wait([peer, tester], deadline)
     tester.move(ready)
     peer.move(ready)

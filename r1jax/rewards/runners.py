@@ -31,14 +31,16 @@ class Runner(NamedTuple):
 # Runs a file as __main__, with exit and quit, which come from the module site
 # that the interpreter is started without.
 _MAIN = """
-import _sitebuiltins, builtins, importlib.machinery, sys
-builtins.exit = _sitebuiltins.Quitter("exit", "")
-builtins.quit = _sitebuiltins.Quitter("quit", "")
-__file__ = sys.argv.pop(1)
-sys.argv[0] = __file__
-importlib.machinery.SourceFileLoader("__main__", __file__).exec_module(
-  sys.modules["__main__"]
-)
+def start():
+  import _sitebuiltins, builtins, importlib.machinery, sys
+  builtins.exit = _sitebuiltins.Quitter("exit", "")
+  builtins.quit = _sitebuiltins.Quitter("quit", "")
+  main = sys.modules["__main__"]
+  del main.start  # The program finds no names but its own.
+  main.__file__ = sys.argv[0] = sys.argv.pop(1)
+  loader = importlib.machinery.SourceFileLoader("__main__", main.__file__)
+  loader.exec_module(main)
+start()
 """
 
 RUNNERS = {

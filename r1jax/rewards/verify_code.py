@@ -24,8 +24,11 @@ score "fraction" the share that passes counts. The program is found by
 (`code_session`), in a sandbox (`sandbox`).
 """
 
+import ast
+import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,7 +80,33 @@ def verify(question: Question, answer: extract.Answer) -> Reward:
 
 def check_gold(question: Question) -> None:
   """Raises ValueError unless the gold is tests that something could pass."""
-  _gold(question)
+  gold = _gold(question)
+  if gold["type"] not in ("assert", "unittest"):
+    return
+  known = sys.stdlib_module_names | {"program", gold["module"]}
+  for i, source in enumerate(gold["tests"]):
+    try:
+      tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+      raise ValueError(
+        f"answer.tests[{i}] is {source!r:.80}, no Python: {error}."
+      ) from None
+    for node in tree.body:
+      for name in _imported(node):
+        if name not in known:
+          raise ValueError(
+            f"answer.tests[{i}] imports {name}, which the sandbox has not. "
+            "Use the standard library only, or drop the question."
+          )
+
+
+def _imported(node: ast.stmt) -> list[str]:
+  """Top packages that a statement imports."""
+  if isinstance(node, ast.Import):
+    return [alias.name.split(".")[0] for alias in node.names]
+  if isinstance(node, ast.ImportFrom):
+    return [(node.module or "").split(".")[0]]
+  return []
 
 
 def _stdin(gold: dict[str, Any], program: str) -> Iterator[str | None]:
@@ -132,7 +161,7 @@ def _close_line(expected: str, printed: str, tol: float) -> bool:
 def _close_token(expected: str, printed: str, tol: float) -> bool:
   if _INTEGER.fullmatch(expected) and _INTEGER.fullmatch(printed):
     return expected.lstrip("+") == printed.lstrip("+")
-  if len(printed) > 400 or "_" in printed:
+  if len(printed) > 400 or "_" in printed or not printed.isascii():
     return False
   try:
     return _close(float(expected), float(printed), tol)
@@ -151,13 +180,17 @@ def _call(gold: dict[str, Any], program: str) -> Iterator[str | None]:
   done = 0
   while done < len(tests):
     arguments = [test["args"] for test in tests[done:]]
-    values = code_session.calls(program, gold["fn"], arguments, _limits(gold))
+    limits = _limits(gold)._replace(
+      output_bytes=_OUTPUT_BYTES + 8 * max(map(_size, tests[done:]))
+    )
+    values = code_session.calls(program, gold["fn"], arguments, limits)
     try:
       for value in values:
         expected = tests[done]["out"]
         done += 1
         same = _same(expected, value, gold["float_tol"])
-        yield None if same else f"returns {value!r:.60}, not {expected!r:.60}"
+        wrong = f"returns {_shown(value)}, not {_shown(expected)}"
+        yield None if same else wrong
     except code_session.Broken as error:  # The rest in a new process.
       done += 1
       yield str(error)
@@ -198,8 +231,21 @@ def _same(expected: Any, found: Any, tol: float | None) -> bool:
 
 def _key(key: Any) -> Any:
   if isinstance(key, int | float) and not isinstance(key, bool):
-    return str(key)
+    return _shown(key)
   return key
+
+
+def _size(test: dict[str, Any]) -> int:
+  """Bytes of what a test expects."""
+  return len(json.dumps(test["out"]))
+
+
+def _shown(value: Any) -> str:
+  """The start of a value's text."""
+  try:
+    return repr(value)[:60]
+  except ValueError:  # Python writes no integer of that many digits.
+    return "a number of more digits than can be shown"
 
 
 def _tests(gold: dict[str, Any], program: str) -> Iterator[str | None]:

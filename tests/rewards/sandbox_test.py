@@ -68,6 +68,77 @@ ESCAPES = {
   "more memory": (
     "import resource as r; r.setrlimit(r.RLIMIT_AS, (-1, -1)); print('raised')"
   ),
+  "root of another": "import os; print(os.listdir('/proc/1/root'))",
+  "files of another": "import os; print(os.listdir('/proc/1/fd'))",
+  "memory of another": "print(open('/proc/1/mem', 'rb') and 'open')",
+  "host's folders": (
+    "import os\nfor path in ('/home', '/work', '/sys', '/var', '/old', '/etc'):"
+    "\n  try: found = os.listdir(path)\n  except OSError: continue\n"
+    "  if found != ['ld.so.cache']: print(path, found)"
+  ),
+  "packages": (
+    "import sys, glob\nfor path in sys.path + glob.glob('/usr/lib/python3*'):\n"
+    "  for file in glob.glob(f'{path}/*-packages/**/*.py', recursive=True):\n"
+    "    try: open(file)\n    except OSError: continue\n"
+    "    print(file); sys.exit()"
+  ),
+  "devices": (
+    "import os; found = set(os.listdir('/dev')) - {'null', 'zero', 'full', "
+    "'random', 'urandom', 'fd', 'stdin', 'stdout', 'stderr', 'shm'}\n"
+    "if found: print(found)"
+  ),
+  "link out of scratch": (
+    "import os; os.symlink('/usr/bin', 'x'); open('x/y', 'w'); print('made')"
+  ),
+  "hard link": "import os; os.link('/usr/bin/env', 'x'); print('linked')",
+  "device": (
+    "import os; os.mknod('x', 0o20666, os.makedev(1, 1)); print('made')"
+  ),
+  "mode of its file": "import os; os.chmod('/box', 0o777); print('changed')",
+  "chroot": "import os; os.chroot('/tmp'); print('changed')",
+  "another namespace": (
+    "import ctypes, os; fd = os.open('/proc/self/ns/net', 0)\n"
+    "print('entered') if ctypes.CDLL(None).setns(fd, 0) == 0 else None"
+  ),
+  "clone into namespaces": (
+    "import ctypes; r = ctypes.CDLL(None).syscall(56, 0x10000011, 0, 0, 0, 0)\n"
+    "print('cloned') if r > 0 else None"
+  ),
+  "unix socket": "import socket as s; s.socket(s.AF_UNIX); print('made')",
+  "raw socket": "import socket as s; s.socket(s.AF_INET, 3, 1); print('made')",
+  "uncounted memory": "import os; os.memfd_create('x'); print('made')",
+  "kernel's keys": (
+    "import ctypes; r = ctypes.CDLL(None).syscall(250, 0, -3, 1)\n"
+    "print('got') if r >= 0 else None"
+  ),
+  "io_uring": (
+    "import ctypes; r = ctypes.CDLL(None).syscall(425, 1, bytes(256))\n"
+    "print('made') if r >= 0 else None"
+  ),
+  "another's memory": (
+    "import ctypes, os; r = ctypes.CDLL(None).process_vm_readv("
+    "os.getppid(), bytes(16), 1, bytes(16), 1, 0)\nprint(r) if r >= 0 else None"
+  ),
+  "more processes": (
+    "import resource as r; r.setrlimit(r.RLIMIT_NPROC, (999, 999)); print(1)"
+  ),
+  "more files": (
+    "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (999, 999)); print(1)"
+  ),
+  "new privileges": (
+    "import re\nfor line in open('/proc/self/status'):\n"
+    "  if re.match('Cap...:.*[1-9a-f]|NoNewPrivs:.*0|Uid:.0', line):\n"
+    "    print(line)"
+  ),
+  "set-user-id": (
+    "import subprocess, glob\nfor path in glob.glob('/usr/bin/su'):\n"
+    "  r = subprocess.run([path, '-c', 'id'], capture_output=True)\n"
+    "  if b'uid=0' in r.stdout: print('root')"
+  ),
+  "kill everyone": (
+    "import os\ntry: os.kill(-1, 0)\nexcept OSError: pass\n"
+    "else: os.kill(1, 9); print('killed')"
+  ),
   "kill its parent": (
     "import os; os.kill(os.getppid(), 9); import time; time.sleep(.2)\n"
     "print('alive')"
@@ -183,11 +254,13 @@ class LimitTest(parameterized.TestCase):
     folder = tempfile.gettempdir()
     before = set(os.listdir(folder))
     mark = f"r1jax-left-{os.getpid()}"
-    run(
+    outcome = run(
       "import os, time\nfor _ in range(20):\n  if not os.fork():\n"
-      f"    os.setsid(); os.fork(); mark = {mark!r}\n    time.sleep(60)\n"
-      "print('done')"
+      f"    os.setsid(); os.fork(); os.execv({sandbox.INTERPRETER[0]!r}, "
+      f"['', '-c', 'import time; time.sleep(60)  # {mark}'])\n"
+      "time.sleep(0.5); print(len(os.listdir('/proc')))"
     )
+    self.assertGreater(int(outcome.output), 20)
     self.assertEqual(marked(mark), [])
     left = set(os.listdir(folder)) - before
     self.assertEqual([n for n in left if n.startswith("r1jax-sandbox")], [])
@@ -197,6 +270,36 @@ class LimitTest(parameterized.TestCase):
     self.addCleanup(os.environ.pop, "R1JAX_SECRET")
     outcome = run("import os; print(sorted(os.environ))")
     self.assertNotIn(b"SECRET", outcome.output)
+
+
+@pytest.mark.slow
+class OtherUserTest(absltest.TestCase):
+  """What root sees is not what users get: they need a user namespace."""
+
+  def test_all_but_a_uid(self):
+    if os.geteuid():
+      self.skipTest("needs root, to become another user")
+    code = (
+      f"import sys; sys.path.append({ROOT!r})\n"
+      "from r1jax.rewards import sandbox\n"
+      "code = 'import os; print(os.getpid(), os.getuid(), len(os.listdir("
+      'chr(47) + "proc")))\'\n'
+      "print(*sandbox.active_layers(), flush=True)\n"
+      "done = sandbox.run([*sandbox.INTERPRETER, '-c', code], {})\n"
+      "print(done.ending, done.output.decode())"
+    )
+    for python in (sandbox.INTERPRETER[0], "/usr/bin/python3"):
+      command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+      command += [python, "-B", "-c", code]
+      done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+      if not done.returncode:
+        break
+    else:
+      self.skipTest(f"no Python for another user: {done.stderr[-200:]}")
+    layers, ran = done.stdout.strip().splitlines()
+    if "namespaces" not in layers:
+      self.skipTest("users may make no namespaces here")
+    self.assertEqual(ran.split(), ["2", "1000", "4"])
 
 
 class EndTest(absltest.TestCase):

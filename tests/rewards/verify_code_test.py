@@ -1,3 +1,4 @@
+import resource
 import shutil
 
 import pytest
@@ -76,6 +77,25 @@ class CallTest(parameterized.TestCase):
   def test_values(self, expression, out, value):
     self.assertEqual(call(f"def f():\n  return {expression}", [], out), value)
 
+  @parameterized.parameters("10**6000", "[10**6000]", "{10**6000: 1}")
+  def test_a_number_too_long_to_write(self, expression):
+    program = f"def f():\n  return {expression}"
+    reward = verdict(
+      program, type="call", fn="f", tests=[{"args": [], "out": 3}]
+    )
+    self.assertEqual((reward.value, reward.status), (0.0, "ok"))
+    self.assertIn("more digits", reward.reason)
+
+  def test_an_answer_is_no_larger_than_what_is_expected(self):
+    program = "def f():\n  return [[]] * 3_000_000"
+    tests = [{"args": [], "out": 3}]
+    reward = verdict(program, type="call", fn="f", tests=tests)
+    self.assertIn("too much at once", reward.reason)
+    tests = [{"args": [], "out": ["a" * 1000] * 2000}]
+    program = "def f():\n  return ['a' * 1000] * 2000"
+    reward = verdict(program, type="call", fn="f", tests=tests)
+    self.assertEqual(reward.value, 1.0)
+
   def test_tolerance_is_for_numbers_that_are_not_both_integers(self):
     for found, value in (("0.3333", 1.0), ("0.4", 0.0)):
       program = f"def f():\n  return {found}"
@@ -137,6 +157,15 @@ class TestsTest(parameterized.TestCase):
     ("import os\ndef sq(x):\n  os._exit(0)",
      "try:\n  sq(3)\nexcept Exception:\n  pass"),
     ("def sq(x):\n  raise AssertionError", "assert sq(3) == 9"),
+    # A function of the library that the program names is not the tests' own.
+    ("enc = lambda s: \"type('E', (str,), {'__eq__': lambda s, o: True})()\"\n"
+     "dec = eval", "assert dec(enc('hello')) == 'hello'"),
+    ("class math:\n  isclose = lambda *a: True\ndef sq(x):\n  return 0",
+     "assert math.isclose(sq(3), 9)"),
+    ("def pow(x, y):\n  return 0\ndef abs(x):\n  return 0",
+     "assert abs(pow(3, 2) - 8) < 1"),
+    ("class C:\n  __enter__ = lambda s: 0\n  __exit__ = lambda s, *a: True\n"
+     "def opened():\n  return C()", "with opened() as x:\n  assert x == 9"),
   )  # fmt: skip
   def test_cheats(self, program, test):
     self.assertEqual(verdict(program, type="assert", tests=[test]).value, 0.0)
@@ -148,6 +177,132 @@ class TestsTest(parameterized.TestCase):
       "assert twice(lambda x: x + 1, 3) == 5",
     ):
       self.assertEqual(verdict(program, type="assert", tests=[test]).value, 1.0)
+
+  @parameterized.parameters(
+    ("import contextlib\n@contextlib.contextmanager\ndef c():\n  yield 5",
+     "with c() as v:\n  assert v == 5"),
+    ("class P:\n  def __init__(self):\n    self._name = self._number = 'x'",
+     "assert P()._name == 'x' == P()._number"),
+    ("class E(Exception):\n  pass\ndef f(g):\n  try:\n    g()\n"
+     "  except (E, KeyError) as e:\n    return type(e).__name__",
+     "def g():\n  raise E('no')\ndef h():\n  raise KeyError('no')\n"
+     "assert f(g) == 'E' and f(h) == 'KeyError' and str(E('a')) == 'a'"),
+    ("class V:\n  def __init__(self, x):\n    self.x = x\n"
+     "  def __round__(self, n=0):\n    return V(round(self.x, n))\n"
+     "  def __iadd__(self, y):\n    self.x += y\n    return self",
+     "v = V(1.25)\nv += 2\nassert v.x == 3.25 and round(v, 1).x == 3.2"),
+    ("async def f(x):\n  return x * 2",
+     "import asyncio\nassert asyncio.run(f(2)) == 4"),
+    ("def f():\n  print('hello')", "import contextlib, io\n"
+     "with contextlib.redirect_stdout(io.StringIO()) as out:\n  f()\n"
+     "assert out.getvalue() == 'hello\\n'"),
+    ("def sum(a, b):\n  return a + b", "assert sum(1, 2) == 3"),
+    ("from collections import Counter\nimport operator, math\n"
+     "add, order = operator.add, sorted\ndef f(s):\n  return Counter(s)",
+     "assert f('aab') == Counter('aab') and add(1, 2) == 3\n"
+     "assert order([2, 1]) == [1, 2] and math.pi > 3"),
+  )  # fmt: skip
+  def test_what_tests_do(self, program, test):
+    reward = verdict(program, type="assert", tests=[test])
+    self.assertEqual(reward, (1.0, "passes 1 tests", "ok"))
+
+  @pytest.mark.slow
+  @parameterized.parameters((1000,), (15 << 20,))
+  def test_a_program_that_speaks_unasked_fills_no_memory(self, size):
+    program = (
+      f"import os\ntext = b'r' + ({size}).to_bytes(4, 'big') + b' ' * {size}\n"
+      "while True:\n  for fd in range(3, 12):\n    try:\n"
+      "      os.write(fd, text)\n    except OSError:\n      pass\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reward = verdict(program, type="assert", tests=["assert 1"])
+    self.assertIn("without being asked", reward.reason)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    self.assertLess(grown, 100 << 10)
+
+
+class StdinTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("print(open('/dev/stdin').read())", 1.0),
+    ("open('/dev/stdout', 'w').write('4')", 1.0),
+    # The names of what starts the program are not the program's.
+    ("print(len(sys.argv) + 3)", 0.0),
+    ("print(4 if importlib and builtins and start else 0)", 0.0),
+    ("print('\uff14.0')", 0.0),
+    ("print(4.0000001)", 1.0),
+  )
+  def test_run_as_main(self, program, value):
+    reward = verdict(
+      program, type="stdin", tests=[{"in": "4", "out": "4"}], float_tol=1e-3
+    )
+    self.assertEqual(reward.value, value)
+
+
+# Replies that a program might send in place of plain data.
+FORGED = (
+  '{"lib": "builtins", "name": "eval"}',
+  '{"lib": "builtins", "name": ""}',
+  '{"lib": "os", "name": "system"}',
+  '{"lib": "typing", "name": "ForwardRef"}',
+  '{"make": "builtins.eval", "args": ["9"]}',
+  '{"tuple": "T", "fields": ["x=print(1)"], "items": [9]}',
+  '{"handle": 0, "kind": "error", "mro": [[-1, "eval"]]}',
+  '{"callback": 99, "name": ""}',
+)
+FORGER = """
+import gc, sys, threading
+inside = "r1jax.rewards.inside."
+values, plain = sys.modules[inside + "values"], sys.modules[inside + "plain"]
+"""
+
+
+class ForgedTest(parameterized.TestCase):
+  """A program that rewrites the code that serves it."""
+
+  @parameterized.parameters(*FORGED)
+  def test_no_form_runs_text_in_the_tests(self, form):
+    program = (
+      f"{FORGER}class Dec: pass\ndec, form = Dec(), values.form\n"
+      f"values.form = lambda value, *args, **named: {form} "
+      "if value is dec else form(value, *args, **named)\n"
+      "def enc(s):\n  return '9'\n"
+    )
+    reward = verdict(program, type="assert", tests=["assert dec(enc(3)) == 9"])
+    self.assertEqual(reward.value, 0.0)
+
+  def test_eval_by_another_name_runs_in_the_program(self):
+    # Where it can reach nothing: the tester's modules are not there.
+    probe = "__import__('sys').modules['r1jax.rewards.inside.tester'] and 'x'"
+    program = f"def enc(s):\n  return {probe!r}\ndec = eval"
+    test = "assert dec(enc('x')) == 'x'"
+    reward = verdict(program, type="assert", tests=[test])
+    self.assertEqual(reward.value, 0.0)
+    self.assertIn("KeyError", reward.reason)
+
+  def test_frames_that_nobody_asked_for_are_not_kept(self):
+    program = FORGER + (
+      "def flood():\n"
+      "  kind = sys.modules[inside + 'serve'].Server\n"
+      "  found = [x for x in gc.get_objects() if isinstance(x, kind)]\n"
+      '  frame = plain.frame(b\'r\', b\'{"value": 1, "out": ""}\')\n'
+      "  while True:\n"
+      "    found[0]._replies.write(frame * 1000)\n"
+      "def sq(x):\n"
+      "  threading.Thread(target=flood, daemon=True).start()\n"
+      "  threading.Event().wait(1)\n"
+      "  return 9\n"
+    )
+    reward = verdict(
+      program, type="assert", tests=["assert sq(3) == 8"], timeout_s=4
+    )
+    self.assertEqual(reward.value, 0.0)
+    self.assertIn("it speaks without being asked", reward.reason)
+
+  @parameterized.parameters("10**200_000", "{10**5000: 1}", "-(10**5000)")
+  def test_numbers_that_cannot_be_written(self, value):
+    program = f"def f():\n  return {value}"
+    self.assertEqual(call(program, [], {"a": 1}), 0.0)
+    self.assertEqual(call(program, [], 1, float_tol=1e-6), 0.0)
 
 
 class OtherLanguageTest(parameterized.TestCase):
@@ -202,6 +357,11 @@ class GoldTest(parameterized.TestCase):
     ({"type": "assert", "tests": ["x"], "mem": 0}, "answer.mem is unknown"),
     ({"type": "assert", "tests": ["x"], "score": "most"}, "answer.score"),
     ({"type": "assert", "tests": ["x"], "language": "cpp"}, "Only stdin"),
+    ({"type": "assert", "tests": ["1", "f(:"]}, r"answer.tests\[1\] .*no Py"),
+    ({"type": "assert", "tests": ["from numpy.linalg import det"]},
+     r"answer.tests\[0\] imports numpy, which"),
+    ({"type": "unittest", "tests": ["import a, bank"], "module": "bank"},
+     r"answer.tests\[0\] imports a, which"),
     ({"type": "unittest", "tests": ["x"], "module": "serve"},
      "answer.module is 'serve'"),
   )  # fmt: skip

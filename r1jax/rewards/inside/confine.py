@@ -3,13 +3,15 @@
 import os
 import resource
 import signal
+import stat
 from collections.abc import Callable
 from typing import Any
 
 from r1jax.rewards.inside import kernel, seccomp
 
 BOX, SCRATCH = "/box", "/tmp"
-_READ, _CHANGE = 0b1101, 0b0111_1111_1111_0010  # LANDLOCK_ACCESS_FS_*
+# LANDLOCK_ACCESS_FS_*
+_READ, _READ_NAMES, _CHANGE = 0b1101, 0b1000, 0b0111_1111_1111_0010
 _RIGHTS_OF_VERSION = ((5, 16), (3, 15), (2, 14), (1, 13))  # Number of bits.
 
 Report = Callable[..., None]
@@ -78,6 +80,9 @@ def _layer(name: str, apply: Callable[..., None], orders: Any) -> None:
 
 
 def _change_user(orders: dict[str, Any]) -> None:
+  for number in range(3):  # So that it can open /dev/stdin.
+    if stat.S_ISFIFO(os.fstat(number).st_mode):
+      os.fchown(number, orders["uid"], orders["uid"])
   os.setgroups([])
   os.setresgid(orders["uid"], orders["uid"], orders["uid"])
   os.setresuid(orders["uid"], orders["uid"], orders["uid"])
@@ -126,7 +131,11 @@ def _landlock(orders: dict[str, Any]) -> None:
   if not version:
     raise OSError("not in this kernel")
   bits = next(bits for least, bits in _RIGHTS_OF_VERSION if version >= least)
-  paths = dict.fromkeys(orders["visible"], _READ) | {
+  paths = {}
+  hidden = [os.path.realpath(path) for path in orders["hidden"]]
+  for path in {os.path.realpath(path) for path in orders["visible"]}:
+    paths |= _without(path, hidden)
+  paths |= {
     orders["box"]: _READ,
     orders["scratch"]: _READ | _CHANGE,
     "/dev/null": _READ | _CHANGE,
@@ -140,6 +149,21 @@ def _landlock(orders: dict[str, Any]) -> None:
     0b11 if version >= 6 else 0,
     paths,
   )
+
+
+def _without(path: str, hidden: list[str]) -> dict[str, int]:
+  """Rights on all below a path but what is hidden, whose names alone show.
+
+  Landlock grants and never takes back, so the siblings are granted.
+  """
+  if path in hidden:
+    return {}
+  if not any(place.startswith(f"{path}/") for place in hidden):
+    return {path: _READ}
+  found = {path: _READ_NAMES}
+  for name in os.listdir(path):
+    found |= _without(f"{path}/{name}", hidden)
+  return found
 
 
 def _filter(orders: dict[str, Any]) -> None:

@@ -78,7 +78,6 @@ def main() -> None:
   try:
     signal.signal(signal.SIGTERM, end)
     kernel.die_with_parent(signal.SIGTERM)
-    kernel.hide_memory()
     if os.getppid() != orders["parent"]:
       return
     if "namespaces" in orders["layers"]:
@@ -94,6 +93,7 @@ def main() -> None:
 def _run_in_namespaces(orders: Orders, report: confine.Report) -> None:
   try:
     _unshare()
+    kernel.hide_memory()  # Before that, it could not map its user.
     _build_root(orders)
   except OSError as error:
     raise Refused("namespaces", error) from error
@@ -111,11 +111,10 @@ def _run_in_namespaces(orders: Orders, report: confine.Report) -> None:
         os.close(ready_in)
         os.close(go_out)
         os.write(ready_out, b"r")
-        os.read(go_in, 1)  # Nothing comes where the launcher is dead.
-        with contextlib.suppress(OSError):  # Masked in some containers.
-          _mount_proc()
-        _watch(_start(orders, report), orders, report)
-        status = 0
+        if os.read(go_in, 1):  # Nothing comes where the launcher is dead.
+          _close_root()
+          _watch(_start(orders, report), orders, report)
+          status = 0
       except Refused as refused:
         report(refused=refused.layer, error=str(refused))
       finally:
@@ -134,6 +133,7 @@ def _run_in_namespaces(orders: Orders, report: confine.Report) -> None:
 
 
 def _run_in_the_open(orders: Orders, report: confine.Report) -> None:
+  kernel.hide_memory()
   kernel.adopt_orphans()
   folder = tempfile.mkdtemp(prefix="r1jax-sandbox-")
   try:
@@ -210,10 +210,20 @@ def _build_root(orders: Orders) -> None:
   kernel.mount(
     "tmpfs", "/tmp", "tmpfs", flags, f"{size},uid={owner},gid={owner}"
   )
-  kernel.detach("/old")
-  os.rmdir("/old")
+
+
+def _close_root() -> None:
+  """Lets go of the old root; until then its /proc vouches for a new one."""
+  with contextlib.suppress(OSError):  # Masked in some containers.
+    _mount_proc()
+  flags = kernel.MS_NOSUID | kernel.MS_NODEV
   flags |= kernel.MS_REMOUNT | kernel.MS_RDONLY
-  kernel.mount("tmpfs", "/", "tmpfs", flags, "size=64m,mode=755")
+  try:
+    kernel.detach("/old")
+    os.rmdir("/old")
+    kernel.mount("tmpfs", "/", "tmpfs", flags, "size=64m,mode=755")
+  except OSError as error:
+    raise Refused("namespaces", error) from error
 
 
 def _show(path: str) -> None:

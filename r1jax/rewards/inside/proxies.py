@@ -10,6 +10,8 @@ argument of a call:
   meets nothing to subtract. Objects that the tests have made themselves,
   from a class that they call by a name with a capital, are exempt.
 * `in` looks through what an object yields, here.
+* A context manager of the program swallows no error, least of all that of
+  an assertion.
 """
 
 import builtins
@@ -35,7 +37,6 @@ class Program:
     self._requests, self._replies, self._printed = requests, replies, printed
     self._functions: list[Any] = []
     self._errors: dict[int, type] = {}
-    self._failed: dict[int, Any] = {}
     self._remotes = weakref.WeakValueDictionary()
 
   def ask(self, **request: Any) -> Any:
@@ -66,30 +67,26 @@ class Program:
       answer = {"value": function(*self._decoded(reply["args"]), **named)}
       text = plain.dumps(answer, self._encoded)
     except _RAISED as error:
-      text = plain.dumps({"raise": self._thrown(error)}, self._encoded)
+      text = plain.dumps(self._thrown(error), self._encoded)
     self._requests.write(plain.frame(b"a", text))
     self._requests.flush()
 
-  def _thrown(self, error: BaseException) -> Any:
+  def _thrown(self, error: BaseException) -> dict[str, Any]:
     """An error of a test's function, as the program can raise it."""
-    number = getattr(error, "_r1jax_number", None)
+    number = vars(error).get("_r1jax_number")
     if number is not None:
-      return _Number(number)
-    kind = type(error)
-    if getattr(builtins, kind.__name__, None) is not kind:
-      kind = next(b for b in kind.__mro__ if hasattr(builtins, b.__name__))
-    return _Raise(kind.__name__, [a for a in error.args if _is_scalar(a)])
+      return {"raise": Remote(self, number, ""), "args": []}
+    kind = next(k for k in type(error).__mro__ if _is_known_error(k))
+    return {"raise": kind, "args": [a for a in error.args if _is_scalar(a)]}
 
   def _encoded(self, value: Any) -> dict[str, Any] | None:
     if isinstance(value, Remote):
       return {"handle": _number(value), "kind": ""}
-    if isinstance(value, _Number):
-      return {"handle": value.number, "kind": ""}
-    if isinstance(value, _Raise):
-      return {"error": value.name, "args": value.args}
     if isinstance(value, type) and "_r1jax_class" in vars(value):
       return {"handle": value._r1jax_class, "kind": ""}
-    form = values.form(value, lambda v: plain.encoded(v, self._encoded, 1))
+    form = values.form(
+      value, lambda v: plain.encoded(v, self._encoded, 1), by_program=False
+    )
     if form is not None or isinstance(value, tuple(plain.EXACT)):
       return form
     if callable(value):
@@ -113,10 +110,12 @@ class Program:
     if "callback" in form:
       return self._functions[form["callback"]]
     if "handle" not in form:
-      return values.value(form, self._decoded)
+      return values.value(form, self._decoded, by_program=True)
     number = form["handle"]
     if form["kind"] == "error":
       return self._error_class(form["mro"])
+    if form["kind"] == "coroutine":
+      return _awaiting(self, number)
     remote = self._remotes.get(number)
     if remote is None:
       kind = RemoteClass if form["kind"] == "class" else Remote
@@ -149,51 +148,54 @@ class Program:
     return base
 
 
-class _Number:
-  def __init__(self, number: int):
-    self.number = number
-
-
-class _Raise:
-  def __init__(self, name: str, args: list[Any]):
-    self.name, self.args = name, args
-
-
 def _made_error(program: Program, number: int, name: str, base: type) -> type:
-  def make(kind: type, *args: Any, **named: Any) -> Any:
-    remote = Remote(program, number, name)
-    made = program.ask(op="call", of=remote, args=list(args), named=named)
-    error = base.__new__(kind)
-    error.args = args
-    error._r1jax_number, error._r1jax_text = _number(made), str(made)
-    return error
-
   def attribute(error: Any, key: str) -> Any:
-    remote = Remote(program, error.__dict__["_r1jax_number"], name)
-    return getattr(remote, key)
+    raised = vars(error).get("_r1jax_number")
+    if raised is None or key.startswith("__"):
+      raise AttributeError(key)
+    return getattr(Remote(program, raised, name), key)
+
+  def text(error: Any) -> str:
+    found = vars(error).get("_r1jax_text")
+    return base.__str__(error) if found is None else found
 
   members = {
     "_r1jax_class": number,
     "__getattr__": attribute,
-    "__str__": lambda error: error._r1jax_text,
     "__init__": lambda error, *args, **named: None,
+    "__str__": text,
   }
-  kind = type(name, (base,), members)
-  kind.make = classmethod(make)
-  return kind
+  return type(name, (base,), members)
+
+
+def _is_known_error(kind: type) -> bool:
+  """Whether the program knows the class too."""
+  is_builtin = getattr(builtins, kind.__name__, None) is kind
+  return is_builtin or "_r1jax_class" in vars(kind)
+
+
+async def _awaiting(program: Program, number: int) -> Any:
+  """What a coroutine of the program gives; it runs over there, alone."""
+  return program.ask(op="await", of=Remote(program, number, "coroutine"))
 
 
 class Remote:
   """A function or object of the program."""
 
-  __slots__ = ("__weakref__", "_is_own", "_name", "_number", "_program")
+  __slots__ = (
+    "__weakref__",
+    "_r1jax_is_own",
+    "_r1jax_name",
+    "_r1jax_number",
+    "_r1jax_program",
+  )
 
   def __init__(self, program: Program, number: int, name: str):
     for key, value in (
-      ("_program", program),
-      ("_number", number),
-      ("_name", name),
-      ("_is_own", False),
+      ("_r1jax_program", program),
+      ("_r1jax_number", number),
+      ("_r1jax_name", name),
+      ("_r1jax_is_own", False),
     ):
       object.__setattr__(self, key, value)
 
@@ -244,7 +246,7 @@ class Remote:
     _apply("delitem", self, key)
 
   def __enter__(self) -> Any:
-    return getattr(self, "__enter__")()  # noqa: B009
+    return _program(self).ask(op="get", of=self, name="__enter__")()
 
   def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
     end = _program(self).ask(op="get", of=self, name="__exit__")
@@ -254,17 +256,19 @@ class Remote:
 class RemoteClass(Remote):
   """A class of the program."""
 
-  __slots__ = ("_makes_own",)
+  __slots__ = ("_r1jax_makes_own",)
 
   def __init__(self, program: Program, number: int, name: str):
     super().__init__(program, number, name)
-    object.__setattr__(self, "_makes_own", False)
+    object.__setattr__(self, "_r1jax_makes_own", False)
 
   def __call__(self, *args: Any, **named: Any) -> Any:
     """The new object of the class."""
     made = super().__call__(*args, **named)
-    if isinstance(made, Remote) and object.__getattribute__(self, "_makes_own"):
-      object.__setattr__(made, "_is_own", True)
+    if isinstance(made, Remote) and object.__getattribute__(
+      self, "_r1jax_makes_own"
+    ):
+      object.__setattr__(made, "_r1jax_is_own", True)
     return made
 
   def __instancecheck__(self, other: object) -> bool:
@@ -281,20 +285,20 @@ class RemoteClass(Remote):
 def named(name: str, value: Any) -> Any:
   """The value, marked if the tests take it for a class by its name."""
   if isinstance(value, RemoteClass) and name[:1].isupper():
-    object.__setattr__(value, "_makes_own", True)
+    object.__setattr__(value, "_r1jax_makes_own", True)
   return value
 
 
 def _program(remote: Remote) -> Program:
-  return object.__getattribute__(remote, "_program")
+  return object.__getattribute__(remote, "_r1jax_program")
 
 
 def _number(remote: Remote) -> int:
-  return object.__getattribute__(remote, "_number")
+  return object.__getattribute__(remote, "_r1jax_number")
 
 
 def _is_own(remote: Remote) -> bool:
-  return object.__getattribute__(remote, "_is_own")
+  return object.__getattribute__(remote, "_r1jax_is_own")
 
 
 def _apply(name: str, *args: Any) -> Any:
@@ -302,9 +306,9 @@ def _apply(name: str, *args: Any) -> Any:
   return program.ask(op="apply", name=name, args=list(args))
 
 
-def _unary(name: str, kind: type | None) -> Callable[[Remote], Any]:
-  def method(self: Remote) -> Any:
-    result = _apply(name, self)
+def _unary(name: str, kind: type | None) -> Callable[..., Any]:
+  def method(self: Remote, *digits: int) -> Any:  # That round() takes.
+    result = _apply(name, self, *digits)
     if kind is not None and type(result) is not kind:
       raise TypeError(f"{name} gives a {type(result).__name__}")
     return result
@@ -318,14 +322,14 @@ def _binary(name: str, *, is_swapped: bool) -> Callable[[Remote, Any], Any]:
       _refuse(self, name)
     result = _apply(name, *((other, self) if is_swapped else (self, other)))
     if isinstance(result, Remote) and _is_own(self):
-      object.__setattr__(result, "_is_own", True)
+      object.__setattr__(result, "_r1jax_is_own", True)
     return result
 
   return method
 
 
 def _refuse(remote: Remote, name: str) -> NoReturn:
-  kind = object.__getattribute__(remote, "_name")
+  kind = object.__getattribute__(remote, "_r1jax_name")
   raise TypeError(f"{name} of an object of the program ({kind}) and a value")
 
 
@@ -353,6 +357,8 @@ for _name in (
   _verb = f"{_name}_" if _name in ("and", "or") else _name
   setattr(Remote, f"__{_name}__", _binary(_verb, is_swapped=False))
   setattr(Remote, f"__r{_name}__", _binary(_verb, is_swapped=True))
+  if _name != "divmod":
+    setattr(Remote, f"__i{_name}__", _binary(f"i{_name}", is_swapped=False))
 for _name in ["lt", "le", "gt", "ge"]:
   setattr(Remote, f"__{_name}__", _binary(_name, is_swapped=False))
 

@@ -141,6 +141,8 @@ class Server:
       case "apply":
         args = request["args"]
         return {"value": _APPLY[request["name"]](*args)}
+      case "await":
+        return {"value": _awaited(request["of"])}
       case "call":
         args, named = request["args"], request["named"]
         before = [self._text(arg) for arg in args]
@@ -209,7 +211,9 @@ class Server:
     return data.decode(errors="replace")
 
   def _encoded(self, value: Any) -> dict[str, Any] | None:
-    found = values.form(value, lambda v: plain.encoded(v, self._encoded, 1))
+    found = values.form(
+      value, lambda v: plain.encoded(v, self._encoded, 1), by_program=True
+    )
     if found is not None:
       return found
     if isinstance(value, _Callback):
@@ -223,6 +227,8 @@ class Server:
     if number is None:
       number = self._numbers[id(value)] = len(self._objects)
       self._objects.append(value)
+    if isinstance(value, types.CoroutineType):
+      return {"handle": number, "kind": "coroutine", "name": value.__name__}
     if not isinstance(value, type):
       return {"handle": number, "kind": "object", "name": type(value).__name__}
     if issubclass(value, BaseException):
@@ -261,7 +267,9 @@ class Server:
       return self._callbacks[number]
     if "iterator" in form:
       return iter(plain.decoded(form["iterator"], self._decoded))
-    return values.value(form, lambda v: plain.decoded(v, self._decoded))
+    return values.value(
+      form, lambda v: plain.decoded(v, self._decoded), by_program=False
+    )
 
   def call_back(self, number: int, args: Any, named: Any) -> Any:
     """Calls a function of the tests."""
@@ -292,6 +300,12 @@ class _Callback:
 
   def __get__(self, owner: Any, kind: Any = None) -> Any:
     return self if owner is None else types.MethodType(self, owner)
+
+
+def _awaited(coroutine: Any) -> Any:
+  """Result of a coroutine, run alone to its end."""
+  asyncio = importlib.import_module("asyncio")  # Slow, and seldom needed.
+  return asyncio.run(coroutine)
 
 
 def _is_enum(value: Any) -> bool:

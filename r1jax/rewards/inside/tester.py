@@ -50,7 +50,9 @@ def run(requests: BinaryIO, replies: BinaryIO, work: dict[str, Any]) -> None:
     replies: From the parent.
     work: nonce, kind ("assert" or "unittest"), module, tests.
   """
-  program = proxies.Program(requests, replies, sys.stdout.write)
+  program = proxies.Program(
+    requests, replies, lambda text: sys.stdout.write(text)
+  )
   module = work["module"]
   error = None
   try:
@@ -79,8 +81,9 @@ def _run_test(
   with open(path, "w", encoding="utf-8") as file:
     file.write(source)
   given = {} if kind == "unittest" else _given(program, source)
-  spec = importlib.util.spec_from_file_location("tests", path)
+  spec = importlib.util.spec_from_file_location("tests_of_program", path)
   tests = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = tests  # Data classes look themselves up there.
   vars(tests).update(given)
   spec.loader.exec_module(tests)
   found = vars(tests)
@@ -90,22 +93,32 @@ def _run_test(
 def _given(program: proxies.Program, source: str) -> dict[str, Any]:
   """What the program defines of the names that a test uses.
 
-  A builtin name stays the builtin: the program does not choose what `abs`
-  or `len` are to the tests.
+  A builtin name stays the builtin, and a module of the library the module:
+  the program does not choose what `abs` or `math.isclose` are to the tests.
+  Unless the test uses nothing else of the program, and only one builtin's
+  name that it defines: then that is what is tested.
   """
-  names = sorted(
-    {
-      node.id
-      for node in ast.walk(ast.parse(source))
-      if isinstance(node, ast.Name) and not hasattr(builtins, node.id)
-    }
-  )
-  found = program.ask(op="names", names=names)
-  return {
-    name: proxies.named(name, value)
-    for name, value in found.items()
-    if name in names and not name.startswith("__")
-  }
+  used, attributes = set(), {}
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Name) and not node.id.startswith("__"):
+      used.add(node.id)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      attributes.setdefault(node.value.id, []).append(node.attr)
+  hidden = {name for name in used if hasattr(builtins, name)}
+  found = _asked(program, used - hidden)
+  if not found:
+    found = _asked(program, hidden)
+    found = found if len(found) == 1 else {}
+  for name in found.keys() & attributes.keys() & sys.stdlib_module_names:
+    module = importlib.import_module(name)
+    if all(hasattr(module, attribute) for attribute in attributes[name]):
+      found[name] = module
+  return found
+
+
+def _asked(program: proxies.Program, names: set[str]) -> dict[str, Any]:
+  found = program.ask(op="names", names=sorted(names))
+  return {n: proxies.named(n, v) for n, v in found.items() if n in names}
 
 
 def _run_cases(found: dict[str, Any]) -> str | None:

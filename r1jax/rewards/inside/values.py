@@ -1,7 +1,10 @@
 """Forms for values of the standard library that tests and programs share.
 
 Beyond plain data there cross, by value: named tuples, and what TYPES lists;
-by name: modules, functions and classes of MODULES and the builtins.
+by name: modules of MODULES and the classes in TYPES, both ways. Tests may
+name any function and class of MODULES to the program, but not the program
+to the tests: a program that says its function is `eval`, and hands it text
+of its own, would run in the tests' process.
 """
 
 import importlib
@@ -58,12 +61,16 @@ TYPES: dict[str, Callable[[Any], list[Any]]] = {
 Encode = Callable[[Any], Any]
 
 
-def form(value: Any, encode: Encode) -> dict[str, Any] | None:
+def form(
+  value: Any, encode: Encode, *, by_program: bool
+) -> dict[str, Any] | None:
   """The form of a value of the library; None for others."""
   kind = type(value)
   if isinstance(value, types.ModuleType):
     name = value.__name__
-    return {"lib": name, "name": ""} if name in MODULES else None
+    if name in MODULES and not (by_program and name == "builtins"):
+      return {"lib": name, "name": ""}
+    return None
   if kind.__module__ in MODULES:
     name = f"{kind.__module__}.{kind.__qualname__}"
     if name in TYPES and library(*name.split(".")) is kind:
@@ -78,20 +85,28 @@ def form(value: Any, encode: Encode) -> dict[str, Any] | None:
   if isinstance(value, types.BuiltinFunctionType):
     name = value.__name__
   is_named = isinstance(module, str) and isinstance(name, str)
-  if is_named and module in MODULES and library(module, name) is value:
+  if not is_named or (by_program and f"{module}.{name}" not in TYPES):
+    return None
+  if module in MODULES and library(module, name) is value:
     return {"lib": module, "name": name}
   return None
 
 
-def value(form: dict[str, Any], decode: Encode) -> Any:
+def value(form: dict[str, Any], decode: Encode, *, by_program: bool) -> Any:
   """The value of `form`.
 
   Raises:
     KeyError: If it is no such form.
-    ValueError: If it is a broken one.
+    ValueError: If it is a broken one, or not for a program to say.
   """
   if "lib" in form:
-    found = library(form["lib"], form["name"])
+    module, name = form["lib"], form["name"]
+    is_shared = f"{module}.{name}" in TYPES or (
+      name == "" and module != "builtins"
+    )
+    if by_program and not is_shared:
+      raise ValueError(f"the program names {module}.{name}")
+    found = library(module, name)
     if found is None:
       raise ValueError("no such name in the library")
     return found
