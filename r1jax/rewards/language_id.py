@@ -11,7 +11,6 @@ the chain and the common words make up for it.
 
 import functools
 import math
-import operator
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +20,6 @@ from r1jax.rewards import common_words
 # What a change of language costs, inside a sentence and between two.
 _CHANGE = 5.0
 _CHANGE_BETWEEN = 2.5
-# How much less it costs to change to the wanted language.
-_HOMEWARD = 1.0
 # Least probability of a language by one word: no name or slip is proof.
 _LEAST = 0.02
 # Odds of a common word in a language that is not known for it.
@@ -56,8 +53,7 @@ def labels(
   codes = tuple(codes)
   _detector(codes)  # Without it no word, common or not, has a label.
   scores = [-_CHANGE_BETWEEN] * len(codes)
-  home = codes.index(wanted)
-  scores[home] = 0.0
+  scores[codes.index(wanted)] = 0.0
   steps = []  # Of each word: where a change comes from, and who changes.
   last_at: dict[str, int] = {}
   nothing = (0.0,) * len(codes)
@@ -65,16 +61,14 @@ def labels(
     cost = _CHANGE_BETWEEN
     for word in words:
       best = max(scores)
-      floors = [best - cost] * len(codes)
-      floors[home] += _HOMEWARD
-      steps.append((scores.index(best), [*map(operator.lt, scores, floors)]))
+      floor = best - cost
+      steps.append((scores.index(best), [score < floor for score in scores]))
       word = word[:_MAX_WORD_CHARS].lower()
       is_new = len(steps) - last_at.get(word, -99) > _RECENT_WORDS
       evidence = _evidence(word, codes) if is_new else nothing
       last_at[word] = len(steps)
       scores = [
-        max(score, floor) - best + more
-        for score, floor, more in zip(scores, floors, evidence)
+        max(score, floor) - best + more for score, more in zip(scores, evidence)
       ]
       cost = _CHANGE
   at = scores.index(max(scores))

@@ -69,6 +69,75 @@ class FormatErrorTest(parameterized.TestCase):
   def test_bad(self, text, error):
     self.assertIn(error, format_error(text))
 
+  @parameterized.parameters(
+    # Blanks and what cannot be seen may stand outside.
+    "\ufeff" + GOOD,
+    "\u00a0\u3000" + GOOD + "\r\n",
+    "\x00\u200b" + GOOD + "\u2800\u3164",
+    # Looks like a tag, is none.
+    "<think>a</THINK><Answer></think><answer>b</answer>",
+    "<think>a<</think><answer><b></answer>",
+    "<think>\uff1c/think\uff1e</think><answer>b</answer>",
+    "<think>.</think><answer>0</answer>",
+  )
+  def test_harmless(self, text):
+    self.assertIsNone(format_error(text))
+
+  @parameterized.parameters(
+    # A tag is exact.
+    "<think\u200b>a</think><answer>b</answer>",
+    "<thi\u00adnk>a</think><answer>b</answer>",
+    "<think>a</think><answ\u2060er>b</answer>",
+    "\uff1cthink\uff1ea\uff1c/think\uff1e<answer>b</answer>",
+    "<\u0442hink>a</think><answer>b</answer>",
+    '<think lang="en">a</think><answer>b</answer>',
+    "<think>a</think><answer id=1>b</answer>",
+    "<think >a</think ><answer >b</answer >",
+    "<think/>a</think><answer>b</answer>",
+    "<THINK>a</think><answer>b</answer>",
+    "<think>a<\\/think><answer>b</answer>",
+    "&lt;think&gt;a&lt;/think&gt;<answer>b</answer>",
+    "<thoughts>a</thoughts><answer>b</answer>",
+    # Once, in order.
+    "<think>" + GOOD,
+    GOOD + "</answer>",
+    GOOD + "<answer>",
+    "<think>a</think></think><answer>b</answer>",
+    "<think>a</think><answer><think>b</answer>",
+    "<think>a</think><answer>b</think></answer>",
+    # Nothing outside.
+    "```\n" + GOOD + "\n```",
+    "**" + GOOD + "**",
+    "<<think>>a<</think>><<answer>>b<</answer>>",
+    "<think>a</think>---<answer>b</answer>",
+    "<think>a</think><br><answer>b</answer>",
+    "<think></think>a<answer>b</answer>",
+    GOOD + "<|im_end|>",
+    GOOD + "</s>",
+    GOOD + "\ufffd",
+    GOOD + "\u3002",
+    # Not blank.
+    "<think>\u200b\u200d\u2060</think><answer>b</answer>",
+    "<think>\ufe0f\u0301</think><answer>b</answer>",
+    "<think>\u115f\u1160\x01\u202e</think><answer>b</answer>",
+    "<think>a</think><answer>\U000e0041\u180e</answer>",
+    "<think></think><answer></answer>",
+  )
+  def test_attacks(self, text):
+    self.assertIsNotNone(format_error(text))
+
+  @parameterized.parameters(
+    "</think><answer>b</answer>",
+    " \n\u200b</think><answer>b</answer>",
+    "a<answer>b</answer>",
+    "a</think>x<answer>b</answer>",
+    "a</think><answer>b</answer>x",
+    "a</think><answer>b</answer><think>",
+    "a<answer></think>b</answer>",
+  )
+  def test_attacks_on_the_prefilled_tag(self, text):
+    self.assertIsNotNone(format_error(text, think_prefilled=True))
+
   def test_prefilled(self):
     rest = GOOD[len("<think>") :]
     self.assertIsNone(format_error(rest, think_prefilled=True))
@@ -81,6 +150,9 @@ class FormatErrorTest(parameterized.TestCase):
     start = time.perf_counter()
     format_error("<think>" * 20_000 + "a" + "<answer>" * 20_000)
     format_error("<think>" + " " * 100_000 + "</think><answer>b</answer>")
+    format_error("<think>" + "\u200b" * 100_000 + "</think><answer>b</answer>")
+    format_error(GOOD * 20_000)
+    format_error("<" * 100_000)
     self.assertLess(time.perf_counter() - start, 1.0)
 
   @unittest.skipUnless(CASES.exists(), "no shared cases beside this checkout")
