@@ -221,6 +221,18 @@ def wait_until_gone(marker: str, secs: float) -> list[str]:
 
 @pytest.mark.slow
 class BatchTest(parameterized.TestCase):
+  LARGE = """
+said = [Response(f"good {i} " + "x" * 100_000, 9, "eos") for i in range(1000)]
+with grading.Grader(
+  {"hostile": {}}, workers=2, timeout_secs=10, budget_secs=100,
+  table=f"{hostile.__module__}:TABLE") as grader:
+  before_mb = resident_mb("VmRSS")
+  for i, response in enumerate(said):
+    grader.submit(i, QUESTION, response)
+  assert all(r["hostile"].value == 1.0 for r in grader.collect().values())
+  print(resident_mb("VmHWM") - before_mb)
+"""
+
   def batch(self, workers, is_code=False, rows=256, counts=_COUNTS, **secs):
     marker = uuid.uuid4().hex
     secs = {"timeout_secs": 3.0, "budget_secs": 120.0} | secs
@@ -263,9 +275,15 @@ class BatchTest(parameterized.TestCase):
     for text, row in zip(got["texts"], got["rewards"]):
       verb = text.split()[0]
       value, _, status = row["accuracy"]
-      if verb in ("good", "bad", "hang", "memory"):
-        self.assertEqual(status, "ok", (text, row))
+      self.assertEqual(status, "ok", (text, row))
+      if verb != "fork":  # It may be stopped before it prints, or not.
         self.assertEqual(value, float(verb == "good"), (text, row))
+
+  def test_100_mb_of_responses_are_not_copied(self):
+    marker = uuid.uuid4().hex
+    out, _ = start(self.LARGE, marker).communicate(timeout=120)
+    self.assertLess(float(out), 40.0)
+    self.assertEqual(marked(marker), [])
 
   def test_same_for_1_2_and_4_workers(self):
     counts = {"hang": 4, "memory": 3, "fork": 3, "kill": 5}

@@ -11,8 +11,8 @@ The policy, the same for every reward:
 * In an answer, `final` looks for the statement that is graded: the last
   well-formed \\boxed{} or \\fbox{} (or \\boxed with one token); else, in an
   <answer> part, the whole of it; else the last explicit statement ("the
-  answer is", "Answer:", "Final Answer:", "####"). Numbers in passing are
-  no answer.
+  answer is", "Answer:", "Final Answer:", "####", "the correct option
+  is"). Numbers in passing are no answer.
 * Tags are case sensitive. What looks like a tag but is not one of the
   four is text.
 * Blank is what shows nothing: white space, control and format characters,
@@ -112,7 +112,8 @@ _TOKEN = re.compile(
   r"-?[0-9]+(?:\.[0-9]+)?(?![0-9a-zA-Z])|[a-zA-Z](?![a-zA-Z'])|\\pi\b"
 )
 _STATEMENT = re.compile(
-  r"(?:\bfinal\s+answer|\banswer)[*_]*\s*(?:\bis\b\s*:?|:|=)[*_]*"
+  r"(?:\bfinal\s+answer|\banswer|\bcorrect\s+(?:option|choice))[*_]*\s*"
+  r"(?:\bis\b\s*:?|:|=)[*_]*"
   r"|^\s*#{1,4}\s*final\s+answer\s*:?[*_ ]*$"
   r"|^\s*[*_]{2}final\s+answer\s*:?[*_]{2}\s*:?"
   r"|####(?!#)",

@@ -4,6 +4,7 @@ Values are compared exactly where that is possible (`math_exact`), else to
 many digits at several points (`math_numeric`).
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -13,7 +14,6 @@ from r1jax.rewards.math_nodes import Node, has, is_number, symbols
 
 _MAX_MEMBERS = 40
 _INFINITE = ("const", "inf")
-_ORDERED = ("tuple", "matrix", "words", "field")
 
 
 class Different(Exception):
@@ -37,8 +37,9 @@ def same(gold: Node, answer: Node) -> str:
 def same_value(gold: Node, answer: Node) -> str:
   """As `same`, for two formulas.
 
-  Units count only where both have one; a degree sign never; a percent sign
-  of the gold may be left out, and one of the answer may be too many.
+  Units count only where both have one; a degree sign never. A percent sign
+  of the gold may be left out, and one of the answer be too many where the
+  gold, whole or above 1, can be meant in percent: 0.5% is not 0.5.
   """
   (gold, unit), (answer, other) = _without_unit(gold), _without_unit(answer)
   if unit and other and unit != other:
@@ -46,13 +47,12 @@ def same_value(gold: Node, answer: Node) -> str:
   pairs = [(gold, answer)]
   if gold[0] == "pct" and answer[0] != "pct":
     pairs.append((gold[1], answer))
-  if answer[0] == "pct" and gold[0] != "pct":
+  is_large = gold[0] == "num" and (gold[1].denominator == 1 or gold[1] > 1)
+  if answer[0] == "pct" and is_large:
     pairs.append((gold, answer[1]))
   for pair in pairs[:-1]:
-    try:
+    with contextlib.suppress(Different):
       return _equal(*pair)
-    except Different:
-      continue
   return _equal(*pairs[-1])
 
 

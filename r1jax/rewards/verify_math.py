@@ -4,8 +4,9 @@ The policy, after `extract.final` has found what is graded:
 
 * Exact values, no tolerance. In `a = b = c` the last member counts, in
   a \\approx b the exact left one.
-* A gold with % is met with % and without, and as a fraction of one. With
-  no % anywhere there is no factor 100.
+* A gold with % is met with % and without, and as a fraction of one. A % of
+  the answer alone is ignored where the gold is whole or above 1, else it
+  counts. With no % anywhere there is no factor 100.
 * Units, currency and degree signs are ignored, unless both sides name a
   unit and the units differ.
 * Lists (commas, semicolons, "and", "or") and sets: any order, all members,

@@ -8,7 +8,8 @@ from r1jax.rewards import extract, math_text
 
 LETTERS = "ABCDEFGH"
 _CHOICE = re.compile(
-  r"(?:(?:option|choice|answer)\s*:?\s*)?"
+  r"(?:(?:the\s+)?(?:(?:correct|final)\s+)?(?:option|choice|answer)"
+  r"(?:\s+is\b)?\s*:?\s*)?"
   r"[(\[{]?\s*([A-Ha-h])\s*([)\]}]?\s*[.:,)=-]?)\s*(.*)",
   re.IGNORECASE | re.DOTALL,
 )

@@ -55,6 +55,44 @@ class AnswerTest(parameterized.TestCase):
     self.assertEqual(extract.thoughts(text, think_prefilled), thoughts)
 
 
+class FinalTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (r"\boxed{1} then \boxed{2}", "2"),
+    (r"\boxed{\frac{1}{2}} and \boxed", r"\frac{1}{2}"),
+    (r"\boxed{\fbox{3}}", r"\fbox{3}"),
+    (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+    (r"\boxed 5, as asked", "5"),
+    (r"\boxed{1} \boxed{2", "1"),
+    (r"\boxed{1", None),
+    (r"\boxed{}", None),
+    (r"The answer is 4. It is \boxed{5}.", "5"),
+    ("So the answer is 4. I hope it is right.", "4."),
+    ("Answer: 4\nFinal Answer: **5**", "5"),
+    ("**Final Answer**\n5", "5"),
+    ("#### 4\nThat is all.", "4"),
+    ("Final Answer: The largest $n$ is 34.", "34."),
+    ("The correct option is (B).", "(B)."),
+    ("the correct choice: B", "B"),
+    ("Which option is best: A or B", None),
+    ("We know 7 and 9 divide 63.", None),
+    ("4", None),
+  )
+  def test_untagged(self, text, said):
+    found = extract.final(extract.Answer(text, False))
+    known = (None, said) if said is None else (said, said.strip("."))
+    self.assertIn(found, known)
+
+  @parameterized.parameters(
+    ("4", "4"),
+    ("so 3 and 4", "so 3 and 4"),
+    ("The answer is 4", "4"),
+    (r"4, or \boxed{5}", "5"),
+    (r"\boxed{5", r"\boxed{5"),
+  )
+  def test_tagged(self, text, said):
+    self.assertEqual(extract.final(extract.Answer(text, True)), said)
+
+
 class BlankTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ("nothing", ""),

@@ -39,7 +39,9 @@ NUMBERS = {
 QUANTITIES = {
   "percent": (r"50\%", ["50%", "50 percent", "50", "0.5", "1/2"],
               ["0.50%", r"500\%", "5000", "0.005"]),
-  "no percent": ("0.5", [r"\frac12"], ["50", r"0.5\% or 50"]),
+  "no percent": ("0.5", [r"\frac12", r"50\%"],
+                 ["50", r"0.5\%", r"0.5\% or 50"]),
+  "percent of the answer": ("28", [r"28\%"], [r"0.28\%"]),
   "unit": (r"12\text{ cm}", ["12", "12 cm", r"12\,\mathrm{cm}"],
            ["12 in", "12 cm^2", "0.12 m", "13 cm"]),
   "area": ("5 cm^2", [r"5\text{ cm}^2", "5 square centimeters"],

@@ -15,6 +15,8 @@ class ChoiceTest(parameterized.TestCase):
     "(b) red", "B: b or c", "B. Vitamin C.", "B) the blue one", r"\text{B}",
     r"\textbf{(B)}\ 5", "Option B", "option: B", "The answer is B",
     "The correct answer is (B).", r"so it is \boxed{B}", "B - red",
+    r"\boxed{The answer is B}", r"\boxed{The correct option is (B) red}",
+    "The correct choice is B.",
   )  # fmt: skip
   def test_right(self, text):
     for verify in (verify_words.verify_choice, verify_math.verify):
@@ -26,8 +28,9 @@ class ChoiceTest(parameterized.TestCase):
     "B|C", "B+C", "B\nC", "(A)(B)", "B (C)", "B = C", "B - C", "B, not C",
     "B, or maybe C", "B ∨ C", "B. or C.", "B. [C]", "B. **C**",
     "B. red; C. blue", "B) yes C) no", "B. red C. blue", r"B \text{ or } C",
-    "Both", "not B", "B A", "A or B", "all of A, B", "Because", "b red",
-    "I", "?", "B" + " red" * 1_000,
+    r"\boxed{The answer is B or C}", r"\boxed{The answer is not B}",
+    "The correct option is C", "Both", "not B", "B A", "A or B",
+    "all of A, B", "Because", "b red", "I", "?", "B" + " red" * 1_000,
   )  # fmt: skip
   def test_wrong(self, text):
     for verify in (verify_words.verify_choice, verify_math.verify):
