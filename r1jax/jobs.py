@@ -1,10 +1,7 @@
 """The jobs: each assembles its parts from the config and runs them."""
 
 import contextlib
-import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,7 +12,6 @@ import rich.console
 import rich.table
 from absl import logging
 
-import r1jax
 from r1jax import (
   advantages,
   checkpoint,
@@ -29,6 +25,7 @@ from r1jax import (
   policy,
   registry,
   rollout,
+  run_card,
   sharding,
   train,
   tree,
@@ -42,7 +39,6 @@ from r1jax.records import Question
 from r1jax.stages import grpo, lm
 from r1jax.types import Stage
 
-CARD = "run.json"
 EXPORT = "params.safetensors"
 
 
@@ -76,87 +72,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   job = registry.lookup(JOBS, config.job, "config.job")
   memory.keep_freed()
   os.makedirs(workdir, exist_ok=True)
-  claim(config, workdir)
-  if "final_digests" in read_card(workdir):
+  run_card.claim(config, workdir)
+  if "final_digests" in run_card.read(workdir):
     logging.info("%s is finished: %d rounds.", workdir, config.rounds)
     return
   with contextlib.ExitStack() as stack:
     job(_start(config, workdir, stack))
-
-
-def claim(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Writes the config into run.json, or checks it against the one there.
-
-  Raises:
-    ValueError: If the workdir was made by another config.
-  """
-  wanted = json.loads(config.to_json())
-  card = read_card(workdir)
-  if "config" not in card:
-    write_card(workdir, {"config": wanted})
-    return
-  different = sorted(_differences(card["config"], wanted, "config"))
-  if different:
-    raise ValueError(
-      f"{workdir} was made by another config: {'; '.join(different[:5])}. "
-      "Choose another --workdir, or run the config that made it."
-    )
-
-
-def read_card(workdir: str) -> dict[str, Any]:
-  """What run.json holds; nothing where there is none.
-
-  Raises:
-    ValueError: If it is not JSON.
-  """
-  path = os.path.join(workdir, CARD)
-  if not os.path.exists(path):
-    return {}
-  with open(path, encoding="utf-8") as file:
-    try:
-      return json.load(file)
-    except ValueError as error:
-      raise ValueError(
-        f"{path} is not JSON ({error}). Mend it, or choose another --workdir."
-      ) from error
-
-
-def write_card(workdir: str, fields: dict[str, Any]) -> None:
-  """Adds fields to run.json, in one step."""
-  path = os.path.join(workdir, CARD)
-  card = read_card(workdir) | fields
-  with open(path + ".new", "w", encoding="utf-8") as file:
-    json.dump(card, file, indent=2, ensure_ascii=False)
-  os.replace(path + ".new", path)
-
-
-def _differences(found, wanted, field):
-  if isinstance(found, dict) and isinstance(wanted, dict):
-    for name in {*found, *wanted}:
-      yield from _differences(
-        found.get(name), wanted.get(name), f"{field}.{name}"
-      )
-  elif found != wanted:
-    yield f"{field} is {wanted!r}, was {found!r}"
-
-
-def _machine() -> dict[str, Any]:
-  device = jax.devices()[0]
-  commit = subprocess.run(
-    ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"],
-    capture_output=True,
-    text=True,
-    check=False,
-  ).stdout.strip()
-  return {
-    "r1jax": r1jax.__version__,
-    "commit": commit or None,
-    "python": platform.python_version(),
-    "jax": jax.__version__,
-    "device": f"{device.platform} {device.device_kind}",
-    "device_count": jax.device_count(),
-    "cpu_count": os.cpu_count(),
-  }
 
 
 def _start(
@@ -234,8 +155,8 @@ def _train(
   run.stack.callback(checkpointer.close)
   optimizer, schedule = optim.make(config.optimizer.to_dict(), total_updates)
   weights = experiment.weights(config, model, run.mesh)
-  card = {
-    "machine": _machine(),
+  fields = {
+    "machine": run_card.machine(),
     "parameters": tree.count(weights[0]),
     "initial_digest": tree.digest(weights[0]),
     "tokenizer_digest": experiment.file_digest(
@@ -244,7 +165,7 @@ def _train(
     "data_digest": data_digest,
     "learning_rate": optim.first_and_last(schedule, total_updates),
   }
-  write_card(workdir, card)
+  run_card.write(workdir, fields)
   state = train.initial_state(*weights, optimizer, with_reference)
   state, first_round = _resume(workdir, checkpointer, state)
   writer = metrics.MetricWriter(workdir, first_round)
@@ -265,7 +186,7 @@ def _train(
   if checkpointer.latest() == config.rounds - 1:
     path = os.path.join(workdir, EXPORT)
     store.save(path, run.dims, state.params, state.buffers)
-    write_card(workdir, {"final_digests": train.digests(state)})
+    run_card.write(workdir, {"final_digests": train.digests(state)})
   logging.info("%s: %.0f s.", workdir, time.time() - start)
 
 
@@ -369,8 +290,9 @@ def _evaluate(run: Run) -> None:
   state = train.TrainState(params, buffers, None, None, None)
   metrics.truncate_from(run.workdir, -1)
   result = _evaluator(run)(state, -1)
-  write_card(
-    run.workdir, {"machine": _machine(), "params_digest": tree.digest(params)}
+  run_card.write(
+    run.workdir,
+    {"machine": run_card.machine(), "params_digest": tree.digest(params)},
   )
   shown = rich.table.Table("suite", "metric", "value")
   for row in evaluate.table(result):

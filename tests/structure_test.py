@@ -19,7 +19,7 @@ LAYERS = {
   "text": "rewards data",
   "parts": "policy optim sharding checkpoint metrics grading memory",
   "rollout": "rollout",
-  "assembly": "experiment",
+  "assembly": "experiment run_card",
   "stages": "stages generate evaluate search",
   "train": "train",
   "programs": "jobs pipeline plan report main",
