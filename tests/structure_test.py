@@ -14,7 +14,8 @@ PACKAGE = ROOT / "r1jax"
 # A module may import its own layer and those before it. `rewards` and `data`
 # stand apart: text and NumPy, of which nothing before `policy` knows.
 LAYERS = {
-  "base": "types records registry tree config_schema config_check",
+  "base": "types records registry tree config_schema config_fields "
+  "config_check",
   "arrays": "models sampling losses advantages weighting kl packing",
   "text": "rewards data",
   "parts": "policy optim sharding checkpoint metrics grading memory",
@@ -26,7 +27,9 @@ LAYERS = {
 }
 APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 # Imported by grader processes and before a device is touched.
-WITHOUT_JAX = "records registry config_schema config_check rewards data"
+WITHOUT_JAX = (
+  "records registry config_schema config_fields config_check rewards data"
+)
 NEVER_IMPORTED = ("tensorflow", "torch")
 
 FORBIDDEN_CALLS = (
