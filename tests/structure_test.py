@@ -23,7 +23,7 @@ LAYERS = {
   "assembly": "experiment run_card",
   "stages": "stages generate evaluate search",
   "train": "train",
-  "programs": "jobs pipeline plan report main",
+  "programs": "jobs pipeline plan report report_data main",
 }
 APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 # Imported by grader processes and before a device is touched.
