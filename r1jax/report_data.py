@@ -93,7 +93,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
   for i, run in enumerate(runs):
     kind, seed = _kind(run), run.card.get("config.seed")
     for known, others in zip(kinds, members):
-      seeds = [runs[j].card["config.seed"] for j in others]
+      seeds = [runs[j].card.get("config.seed") for j in others]
       if kind and known == kind and seed not in seeds:
         others.append(i)
         break
@@ -171,7 +171,9 @@ def rollouts(run: Run) -> Iterator[dict[str, Any]]:
     if not isinstance(rewards, dict):
       rewards = {}
     row["rewards"] = {k: r for k, r in rewards.items() if isinstance(r, dict)}
-    row["mixed"] = language.is_mixed(row["response"])
+    text = row["response"]
+    # ASCII has letters of one script, which is soon seen.
+    row["mixed"] = not text.isascii() and language.is_mixed(text)
     yield row
   if broken:
     run.notes.append(

@@ -17,8 +17,11 @@ const MOST_DOTS = 12; // A curve of more points has no dots.
 /** Round numbers that span low to high, 0 among them if it is near. */
 function ticks(low, high) {
   if (low > 0 && low < high / 2) low = 0;
-  if (low === high) [low, high] = low ? [low - Math.abs(low), high] : [0, 1];
-  if (low === high) high = 0;
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  if (size < 1e-300) [low, high] = [0, 1];
+  else if (high - low < 1e-9 * size) {
+    [low, high] = [Math.min(0, low), Math.max(0, high)];
+  }
   const raw = (high - low) / 2;
   const unit = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map((k) => k * unit).find((k) => k >= raw);
