@@ -185,13 +185,47 @@ def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _rounds_or_epochs(config: dict[str, Any]) -> Iterator[str]:
+  rounds, epochs = config["rounds"], config["epochs"]
+  if bool(rounds) == bool(epochs):
+    yield (
+      f"config.rounds is {rounds} and config.epochs is {epochs}. Set one of "
+      "them above 0 and the other to 0."
+    )
+  if epochs and config["data"]["name"] != "responses":
+    yield (
+      f"config.epochs is {epochs}, but config.data {config['data']['name']} "
+      "has no end. Set config.rounds instead."
+    )
+
+
+def _records_are_held_out(config: dict[str, Any]) -> Iterator[str]:
+  every, suites = config["eval_every_rounds"], config["eval_records"]
+  if every and not suites:
+    yield (
+      f"config.eval_every_rounds is {every}, but config.eval_records is "
+      "empty. Set it to 0, or name a data set."
+    )
+
+
+def _rows_hold_a_record(config: dict[str, Any]) -> Iterator[str]:
+  parts = 2 if config["loss"]["name"] == "pairwise" else 1
+  least = parts * config["max_tokens"]
+  if config["row_tokens"] < least:
+    yield (
+      f"config.row_tokens is {config['row_tokens']}, too short for {parts} x "
+      f"config.max_tokens {config['max_tokens']} of a record. Set it to "
+      f"{least} or more."
+    )
+
+
 _EVALUATION_RULES = [
   _evaluates_something,
   _evaluation_has_accuracy,
   _greedy_once,
 ]
 RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
-  "lm": [_mesh_divides_rows, *_EVALUATION_RULES],
+  "lm": [_rounds_or_epochs, _mesh_divides_rows, *_EVALUATION_RULES],
   "grpo": [
     _mesh_divides_rows,
     *_EVALUATION_RULES,
@@ -205,5 +239,11 @@ RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
     _rewards_count,
     _experts_to_replay,
   ],
+  "reward_model": [
+    _mesh_divides_rows,
+    _records_are_held_out,
+    _rows_hold_a_record,
+  ],
   "evaluate": [*_EVALUATION_RULES, _room_for_the_tags],
+  "generate": [_room_for_the_tags],
 }

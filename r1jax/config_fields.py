@@ -25,9 +25,9 @@ _BUDGET = {
 _WEIGHTING = schema.named("token_mean", "sequence_mean", "fixed_length")
 _GRADER = {"workers": schema.integer(1), "timeout_secs": schema.number(0.001)}
 
-_COMMON = {
+_BASE = {
   "name": schema.TEXT,
-  "job": schema.one_of("lm", "grpo", "evaluate"),
+  "job": schema.one_of("lm", "grpo", "reward_model", "evaluate", "generate"),
   "seed": schema.integer(0),
   "model": schema.OPEN,
   "init": schema.Choice(
@@ -46,6 +46,10 @@ _COMMON = {
     "expert": schema.integer(1),
     "tensor": schema.integer(1),
   },
+}
+
+_COMMON = {
+  **_BASE,
   "eval_data": schema.EachOf(schema.Choice(None)),
   "eval_sampling": {
     **_SAMPLING,
@@ -60,9 +64,7 @@ _COMMON = {
   "grader": _GRADER,
 }
 
-_TRAINING = {
-  **_COMMON,
-  "rounds": schema.integer(1),
+_UPDATES = {
   "data": schema.Choice(None),
   "row_tokens": schema.integer(2),
   "rows_per_microbatch": schema.integer(1),
@@ -84,9 +86,13 @@ _TRAINING = {
   "balance_coef": schema.number(0.0),
 }
 
+_TRAINING = {**_COMMON, **_UPDATES}
+
 FIELDS: dict[str, dict[str, Any]] = {
   "lm": {
     **_TRAINING,
+    "rounds": schema.integer(0),  # 0 leaves it to epochs.
+    "epochs": schema.number(0.0),  # Passes over finite data; 0 for rounds.
     "sequences_per_round": schema.integer(1),
     "loss_on": schema.one_of("all", "response"),
     "weighting": _WEIGHTING,
@@ -94,6 +100,7 @@ FIELDS: dict[str, dict[str, Any]] = {
   },
   "grpo": {
     **_TRAINING,
+    "rounds": schema.integer(1),
     "questions_per_round": schema.integer(1),
     "samples_per_question": schema.integer(1),
     "updates_per_round": schema.integer(1),
@@ -125,5 +132,38 @@ FIELDS: dict[str, dict[str, Any]] = {
     ),
     "routing_replay": schema.BOOL,
   },
+  "reward_model": {
+    **_BASE,
+    **_UPDATES,
+    "loss": schema.named("pairwise", "pointwise"),
+    "score_on": schema.one_of("summary", "response"),
+    "epochs": schema.number(0.001),
+    "records_per_round": schema.integer(1),
+    "max_tokens": schema.integer(2),  # Of a prompt and its response.
+    "overlong": schema.one_of("refuse", "drop"),
+    "eval_records": schema.EachOf(schema.Choice(None, {"suite": schema.TEXT})),
+  },
   "evaluate": {**_COMMON, "sampling": _SLOTS},
+  "generate": {
+    **_COMMON,
+    "data": schema.Choice(None),
+    "questions_per_round": schema.integer(1),
+    "samples_per_question": schema.integer(1),
+    "sampling": {**_SAMPLING, **_SLOTS},
+    "filters": schema.EachOf(
+      schema.Choice(None),
+      (
+        "finished",
+        "no_code",
+        "no_repeats",
+        "one_language",
+        "rewarded",
+        "short_paragraphs",
+      ),
+    ),
+    "judge": schema.named("none", "oracle"),
+    "refine": schema.named("as_it_is", "miniature"),
+    "max_kept_per_question": schema.integer(1),
+    "max_other_frac": schema.number(0.0, 1.0),
+  },
 }

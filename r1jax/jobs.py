@@ -1,6 +1,7 @@
 """The jobs: each assembles its parts from the config and runs them."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,12 +18,14 @@ from r1jax import (
   checkpoint,
   evaluate,
   experiment,
+  generate,
   grading,
   losses,
   memory,
   metrics,
   optim,
   policy,
+  preference,
   registry,
   rollout,
   run_card,
@@ -36,8 +39,8 @@ from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import store
 from r1jax.models.config import ModelConfig
 from r1jax.records import Question
-from r1jax.stages import grpo, lm
-from r1jax.types import Stage
+from r1jax.stages import grpo, lm, reward_model
+from r1jax.types import Params, Stage
 
 EXPORT = "params.safetensors"
 
@@ -59,7 +62,7 @@ class Run(NamedTuple):
   dims: ModelConfig
   mesh: jax.sharding.Mesh
   suites: dict[str, list[Question]]
-  grader: grading.Grader
+  grader: grading.Grader | None
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -74,7 +77,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   os.makedirs(workdir, exist_ok=True)
   run_card.claim(config, workdir)
   if "final_digests" in run_card.read(workdir):
-    logging.info("%s is finished: %d rounds.", workdir, config.rounds)
+    logging.info("%s is finished.", workdir)
     return
   with contextlib.ExitStack() as stack:
     job(_start(config, workdir, stack))
@@ -86,6 +89,9 @@ def _start(
   tokenizer = tokenizer_lib.load(config.tokenizer)
   dims = experiment.dimensions(config, tokenizer)
   registry.lookup(templates.TEMPLATES, config.template, "config.template")
+  if "rewards" not in config:  # Nothing is sampled or graded.
+    mesh = sharding.make_mesh(config.mesh)
+    return Run(config, workdir, stack, tokenizer, dims, mesh, {}, None)
   suites = _suites(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh)
   grader = experiment.grader(config)
@@ -139,23 +145,41 @@ def _evaluator(run: Run) -> Callable[..., dict[str, float]]:
 
 def _train(
   run: Run,
-  model: policy.Policy,
+  model: policy.Policy | preference.RewardModel,
   make_stage: Callable[[], Stage],
   *,
   with_reference: bool,
-  total_updates: int,
+  rounds: int,
+  updates_per_round: int,
   data_digest: str,
+  load: Callable[..., tuple[Params, Params]] = experiment.weights,
+  evaluate: Callable[..., dict[str, float]] | None = None,
+  notes: dict[str, Any] | None = None,
 ) -> None:
-  """Trains a stage, from the newest checkpoint if there is one."""
+  """Trains a stage, from the newest checkpoint if there is one.
+
+  Args:
+    run: Of the config.
+    model: What is trained.
+    make_stage: () -> the stage.
+    with_reference: Whether the state keeps the first parameters.
+    rounds, updates_per_round: Of the whole run.
+    data_digest: For the run card.
+    load: (config, model, mesh) -> the first (params, buffers).
+    evaluate: (state, round) -> metrics; None for that of config.eval_data.
+    notes: For the run card and the exported file.
+  """
   start = time.time()
   config, workdir = run.config, run.workdir
+  total_updates = rounds * updates_per_round
   checkpointer = checkpoint.Checkpointer(
     os.path.join(workdir, "checkpoints"), keep=config.keep_checkpoints
   )
   run.stack.callback(checkpointer.close)
   optimizer, schedule = optim.make(config.optimizer.to_dict(), total_updates)
-  weights = experiment.weights(config, model, run.mesh)
-  fields = {
+  weights = load(config, model, run.mesh)
+  notes = notes or {}
+  fields = notes | {
     "machine": run_card.machine(),
     "parameters": tree.count(weights[0]),
     "initial_digest": tree.digest(weights[0]),
@@ -172,20 +196,21 @@ def _train(
   run.stack.callback(writer.close)
   stage = make_stage()
   loop = train.Loop(
-    config.rounds,
+    rounds,
     config.router_bias_rate,
     config.reference_refresh_rounds if with_reference else 0,
     config.checkpoint_every_rounds,
     config.eval_every_rounds,
-    _evaluator(run),
+    evaluate or _evaluator(run),
   )
   update = train.make_update(stage, optimizer, config.router_bias_rate, state)
   state = train.run(
     stage, update, state, schedule, loop, checkpointer, writer, first_round
   )
-  if checkpointer.latest() == config.rounds - 1:
+  if checkpointer.latest() == rounds - 1:
     path = os.path.join(workdir, EXPORT)
-    store.save(path, run.dims, state.params, state.buffers)
+    texts = {name: json.dumps(note) for name, note in notes.items()}
+    store.save(path, run.dims, state.params, state.buffers, texts)
     run_card.write(workdir, {"final_digests": train.digests(state)})
   logging.info("%s: %.0f s.", workdir, time.time() - start)
 
@@ -247,7 +272,8 @@ def _grpo(run: Run) -> None:
     model,
     make_stage,
     with_reference=config.kl.coef > 0,
-    total_updates=config.rounds * config.updates_per_round,
+    rounds=config.rounds,
+    updates_per_round=config.updates_per_round,
     data_digest=experiment.digest_of(data),
   )
 
@@ -278,8 +304,74 @@ def _lm(run: Run) -> None:
     model,
     make_stage,
     with_reference=False,
-    total_updates=config.rounds,
+    rounds=config.rounds or experiment.epoch_rounds(config),
+    updates_per_round=1,
     data_digest=experiment.digest_of(documents(0)),
+  )
+
+
+def _generate(run: Run) -> None:
+  config, workdir = run.config, run.workdir
+  data = experiment.questions(config.data.to_dict(), "config.data")
+  experiment.check_prompts(config, run.tokenizer, data, "config.data")
+  for suite in run.suites.values():
+    sources.check_disjoint(data, suite)
+  settings = generate.settings_of(config)
+  order = experiment.question_order(data, config.seed)
+  n = config.questions_per_round
+  rounds = -(-len(data) // n)
+  model = policy.make(run.dims, temperature=config.sampling.temperature)
+  params, buffers = experiment.weights(config, model, run.mesh)
+  run_card.write(
+    workdir,
+    {
+      "machine": run_card.machine(),
+      "initial_digest": tree.digest(params),
+      "data_digest": experiment.digest_of(data),
+    },
+  )
+  first_round = metrics.next_round(workdir)
+  metrics.truncate_from(workdir, first_round)
+  writer = metrics.MetricWriter(workdir, first_round)
+  run.stack.callback(writer.close)
+  roll = _roll(run, config.sampling)
+
+  def collect(round):
+    questions = order(round * n, min(n, len(data) - round * n))
+    return generate.collect(roll, params, buffers, questions, round, settings)
+
+  result = generate.run(
+    workdir, collect, rounds, settings, writer.write, first_round
+  )
+  run_card.write(
+    workdir,
+    {"generated": result, "final_digests": {"data": result["digest"]}},
+  )
+
+
+def _reward_model(run: Run) -> None:
+  config, lines = run.config, _lines(run, "eval.jsonl")
+  parts = reward_model.assemble(
+    config, run.tokenizer, run.dims, run.mesh, lambda row: lines.write([row])
+  )
+  run_card.write(run.workdir, {"data": parts.counts})
+  described = preference.describe(
+    run.dims,
+    experiment.file_digest(tokenizer_lib.path_of(config.tokenizer)),
+    config.template,
+    config.score_on,
+  )
+  _train(
+    run,
+    parts.model,
+    parts.make_stage,
+    with_reference=False,
+    rounds=parts.rounds,
+    updates_per_round=1,
+    data_digest=parts.digest,
+    load=experiment.reward_weights,
+    evaluate=parts.evaluate,
+    notes={preference.NOTE: described},
   )
 
 
@@ -303,5 +395,7 @@ def _evaluate(run: Run) -> None:
 JOBS: dict[str, Callable[[Run], None]] = {
   "grpo": _grpo,
   "lm": _lm,
+  "reward_model": _reward_model,
   "evaluate": _evaluate,
+  "generate": _generate,
 }

@@ -16,11 +16,12 @@ PACKAGE = ROOT / "r1jax"
 LAYERS = {
   "base": "types records registry tree config_schema config_fields "
   "config_check",
-  "arrays": "models sampling losses advantages weighting kl packing",
+  "arrays": "models sampling losses score_losses advantages weighting kl "
+  "packing calibration",
   "text": "rewards data",
-  "parts": "policy optim sharding checkpoint metrics grading memory",
-  "rollout": "rollout",
-  "assembly": "experiment run_card",
+  "parts": "policy optim sharding checkpoint metrics grading memory run_card",
+  "rollout": "rollout preference",
+  "assembly": "experiment",
   "stages": "stages generate evaluate search",
   "train": "train",
   "programs": "jobs pipeline plan report report_data main",

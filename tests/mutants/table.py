@@ -83,8 +83,8 @@ MUTANTS = [
   Mutant(
     "positions go on through a packed row",
     "r1jax/packing.py",
-    "np.arange(length, dtype=np.int32) for length in lengths",
-    "np.arange(s.start, s.start + s.length, dtype=np.int32) for s in layout",
+    "[_positions(part) for part in parts]",
+    "[np.arange(s.start, s.start + s.length, dtype=np.int32) for s in layout]",
     "tests/packing_test.py::PackTest::"
     "test_positions_and_segments_of_every_sequence",
   ),
