@@ -185,7 +185,7 @@ def reward_model(preset: str) -> ConfigDict:
   config = training(base(preset))
   config.job = "reward_model"
   config.init = dict(name="bundled")
-  config.epochs = 2.0
+  config.epochs = 1.0
   config.records_per_round = 32
   config.max_tokens = 64
   config.overlong = "refuse"

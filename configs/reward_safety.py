@@ -1,7 +1,7 @@
 """The reward model for safety: labels, on the whole response.
 
   python -m r1jax.main --config=configs/reward_safety.py
-  python -m r1jax.main --config=configs/reward_safety.py:checkpoint=runs/sft-tiny
+  python -m r1jax.main --config=configs/reward_safety.py:checkpoint=DIR
 
 Hardware: two CPU cores. Time and result: EXPERIMENTS.md, "Reward models".
 
@@ -16,7 +16,7 @@ does instead:
   batch             256                                  32
   learning rate     6e-6                                 1e-3, a model 700,000
                                                          times smaller
-  epochs            1                                    1
+  epochs            1                                    same
   tokens            8,192 in training, no limit after    64
 """
 
@@ -39,7 +39,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
       labels, suite="new_questions", split="test", candidates=1000, noise=0.0
     )
   ]
-  config.epochs = 1.0
   if smoke:
     common.small_reward_model(config)
   return common.apply(config, overrides)

@@ -212,10 +212,13 @@ def documents(
   return lambda round: [encode(make(round * n + i)) for i in range(n)]
 
 
-def epoch_rounds(config: ml_collections.ConfigDict) -> int:
-  """Rounds of config.epochs passes over the responses of config.data."""
+def rounds(config: ml_collections.ConfigDict) -> int:
+  """Rounds of a config of job "lm", or of its passes over the responses."""
+  if not config.epochs:
+    return config.rounds
   documents = sources.count_responses(config.data.path)
-  return max(1, round(config.epochs * documents / config.sequences_per_round))
+  passes = config.epochs * documents / config.sequences_per_round
+  return max(1, round(passes))
 
 
 def _encode(template, tokenizer, document):

@@ -83,7 +83,9 @@ def judge_oracle(rows: Sequence[rollout.Row]) -> list[str | None]:
   reasons = []
   for row in rows:
     answer = extract.answer(row.response.text, row.response.think_prefilled)
-    label = general.label(row.question, answer.text) if answer else "without_answer"
+    label = (
+      general.label(row.question, answer.text) if answer else "without_answer"
+    )
     reasons.append(None if label == "helpful" else f"judged_{label}")
   return reasons
 

@@ -158,16 +158,9 @@ def _train(
 ) -> None:
   """Trains a stage, from the newest checkpoint if there is one.
 
-  Args:
-    run: Of the config.
-    model: What is trained.
-    make_stage: () -> the stage.
-    with_reference: Whether the state keeps the first parameters.
-    rounds, updates_per_round: Of the whole run.
-    data_digest: For the run card.
-    load: (config, model, mesh) -> the first (params, buffers).
-    evaluate: (state, round) -> metrics; None for that of config.eval_data.
-    notes: For the run card and the exported file.
+  `load` gives (config, model, mesh) -> the first (params, buffers);
+  `evaluate` is config.eval_data's where it is None; `notes` go into the
+  run card and into the exported file.
   """
   start = time.time()
   config, workdir = run.config, run.workdir
@@ -208,11 +201,16 @@ def _train(
     stage, update, state, schedule, loop, checkpointer, writer, first_round
   )
   if checkpointer.latest() == rounds - 1:
-    path = os.path.join(workdir, EXPORT)
-    texts = {name: json.dumps(note) for name, note in notes.items()}
-    store.save(path, run.dims, state.params, state.buffers, texts)
-    run_card.write(workdir, {"final_digests": train.digests(state)})
+    _finish(run, state, notes)
   logging.info("%s: %.0f s.", workdir, time.time() - start)
+
+
+def _finish(run: Run, state: train.TrainState, notes: dict[str, Any]) -> None:
+  """Exports the weights and writes the card's last line."""
+  path = os.path.join(run.workdir, EXPORT)
+  texts = {name: json.dumps(note) for name, note in notes.items()}
+  store.save(path, run.dims, state.params, state.buffers, texts)
+  run_card.write(run.workdir, {"final_digests": train.digests(state)})
 
 
 def _resume(
@@ -304,7 +302,7 @@ def _lm(run: Run) -> None:
     model,
     make_stage,
     with_reference=False,
-    rounds=config.rounds or experiment.epoch_rounds(config),
+    rounds=experiment.rounds(config),
     updates_per_round=1,
     data_digest=experiment.digest_of(documents(0)),
   )
@@ -350,16 +348,13 @@ def _generate(run: Run) -> None:
 
 
 def _reward_model(run: Run) -> None:
-  config, lines = run.config, _lines(run, "eval.jsonl")
+  lines = _lines(run, "eval.jsonl")
   parts = reward_model.assemble(
-    config, run.tokenizer, run.dims, run.mesh, lambda row: lines.write([row])
-  )
-  run_card.write(run.workdir, {"data": parts.counts})
-  described = preference.describe(
+    run.config,
+    run.tokenizer,
     run.dims,
-    experiment.file_digest(tokenizer_lib.path_of(config.tokenizer)),
-    config.template,
-    config.score_on,
+    run.mesh,
+    lambda row: lines.write([row]),
   )
   _train(
     run,
@@ -371,7 +366,7 @@ def _reward_model(run: Run) -> None:
     data_digest=parts.digest,
     load=experiment.reward_weights,
     evaluate=parts.evaluate,
-    notes={preference.NOTE: described},
+    notes=parts.notes,
   )
 
 

@@ -192,15 +192,26 @@ def score_responses(
   return [None if sequence is None else next(scores) for sequence in read]
 
 
+def check(reading: Reading) -> None:
+  """Raises ValueError for a template that begins thoughts in a summary."""
+  prefilled = templates.get(reading.template).think_prefilled
+  if reading.score_on == "summary" and prefilled:
+    raise ValueError(
+      f"config.template {reading.template!r} opens <think>, but "
+      "config.score_on 'summary' reads no thoughts. Choose another template; "
+      "it need not be the policy's."
+    )
+
+
 def describe(
-  config: ModelConfig, tokenizer_digest: str, template: str, score_on: str
+  config: ModelConfig, tokenizer_digest: str, reading: Reading
 ) -> dict[str, Any]:
   """What must be known of a reward model to use it; kept with it."""
   return {
     "model": dataclasses.asdict(config),
     "tokenizer_digest": tokenizer_digest,
-    "template": template,
-    "score_on": score_on,
+    "template": reading.template,
+    "score_on": reading.score_on,
   }
 
 

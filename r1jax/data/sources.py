@@ -201,6 +201,7 @@ SOURCES = {
   "tfds": tfds,
 }
 
+
 def responses(index: int, *, path: str, seed: int = 0) -> miniature.Document:
   """The document at an index of the endless shuffled passes over a file.
 

@@ -23,7 +23,7 @@ from r1jax import (
   weighting,
 )
 from r1jax.data import preferences, sources
-from r1jax.data.tokenizer import Tokenizer
+from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models.config import ModelConfig
 from r1jax.records import Response
 from r1jax.stages import lm
@@ -231,7 +231,9 @@ class Assembled(NamedTuple):
     make_stage: () -> the stage.
     evaluate: Of `evaluator`.
     rounds: Of config.epochs passes over the records.
-    counts: What is in the data, for the run card.
+    digest: Of the records.
+    notes: For run card and exported file: how the model is to be used,
+      and what its data held.
   """
 
   model: preference.RewardModel
@@ -239,12 +241,12 @@ class Assembled(NamedTuple):
   evaluate: Callable[[Any, int], dict[str, float]]
   rounds: int
   digest: str
-  counts: dict[str, Any]
+  notes: dict[str, Any]
 
 
 def assemble(
   config: Any,
-  tokenizer: Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
   dims: ModelConfig,
   mesh: jax.sharding.Mesh,
   write_row: Callable[[dict[str, Any]], Any],
@@ -256,6 +258,7 @@ def assemble(
       train and held out.
   """
   reading = preference.Reading(tokenizer, config.template, config.score_on)
+  preference.check(reading)
   loss = registry.make(
     score_losses.LOSSES, config.loss.to_dict(), "config.loss"
   )
@@ -268,9 +271,7 @@ def assemble(
     choice, field = dict(choice), f"config.eval_records[{i}]"
     suite = choice.pop("suite")
     suites[suite], _ = _examples(config, reading, table, choice, field)
-    preferences.check_disjoint(
-      *([e.record for e in x] for x in (data, suites[suite]))
-    )
+    preferences.check_disjoint(_records(data), _records(suites[suite]))
   order, n = sources.order(data, config.seed), config.records_per_round
   model = preference.make(dims, with_balance=config.balance_coef > 0)
   rows = sharding.rows(mesh)
@@ -291,9 +292,20 @@ def assemble(
     ),
     evaluator(preference.make_scorer(model, put, **shape), suites, write_row),
     max(1, round(config.epochs * len(data) / n)),
-    experiment.digest_of([example.record for example in data]),
-    counts,
+    experiment.digest_of(_records(data)),
+    {
+      preference.NOTE: preference.describe(
+        dims,
+        experiment.file_digest(tokenizer_lib.path_of(config.tokenizer)),
+        reading,
+      ),
+      "data": counts,
+    },
   )
+
+
+def _records(examples):
+  return [each.record for each in examples]
 
 
 def _examples(config, reading, table, choice, field):
@@ -301,7 +313,7 @@ def _examples(config, reading, table, choice, field):
   records, counts = registry.make(table, choice, field)()
   made = [example(reading, record, config.max_tokens) for record in records]
   long = [r.id for r, each in zip(records, made) if each is None]
-  if long and config.overlong == "refuse":
+  if config.overlong == "refuse" and long:
     raise ValueError(
       f"{field}: {len(long)} of {len(records)} records have a response of "
       f"more than config.max_tokens {config.max_tokens} tokens, as "
