@@ -51,14 +51,20 @@ def apply(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
   return config.lock()
 
 
-def miniature(preset: str) -> ConfigDict:
-  """Fields of every job on the miniature world."""
+def base(preset: str) -> ConfigDict:
+  """Fields of every job."""
   config = ConfigDict()
   config.seed = 0
   config.model = models.get_config(preset)
   config.tokenizer = "bundled"
   config.template = "miniature"
   config.mesh = dict(data=1, fsdp=1, expert=1, tensor=1)
+  return config
+
+
+def miniature(preset: str) -> ConfigDict:
+  """Fields of every job that samples in the miniature world."""
+  config = base(preset)
   config.max_prompt_tokens = 16
   config.max_response_tokens = 176
   config.sampling = dict(
@@ -94,3 +100,118 @@ def training(config: ConfigDict) -> ConfigDict:
   config.keep_checkpoints = 3
   config.eval_every_rounds = 0
   return config
+
+
+def reasoning_questions() -> dict:
+  """Countdown and program questions to train on."""
+  return dict(
+    name="mixture",
+    parts=[
+      dict(name="countdown", split="train", test_frac=0.2),
+      dict(name="programs", split="train", test_frac=0.2),
+    ],
+  )
+
+
+def all_questions() -> dict:
+  """Those, and the general prompts to train on."""
+  data = reasoning_questions()
+  data["parts"].append(dict(name="general", split="train", test_frac=0.2))
+  return data
+
+
+def suites() -> list[dict]:
+  """The held-out questions of each kind."""
+  return [
+    dict(name="countdown", split="test", test_frac=0.2, suite="countdown"),
+    dict(name="programs", split="test", test_frac=0.2, suite="programs"),
+  ]
+
+
+def generation(config: ConfigDict) -> ConfigDict:
+  """The config with the fields of every job that samples data."""
+  config.job = "generate"
+  config.questions_per_round = 64
+  config.sampling.update(temperature=1.0, top_p=1.0, top_k=0)
+  config.filters = dict(
+    finished=dict(),
+    rewarded=dict(reward="format", least=1.0),
+    one_language=dict(),
+  )
+  config.judge = dict(name="none")
+  config.refine = dict(name="as_it_is")
+  config.max_other_frac = 0.25
+  return config
+
+
+def small_generation(config: ConfigDict) -> None:
+  """Makes it end within seconds."""
+  config.samples_per_question = 2
+  config.questions_per_round = 500
+  config.sampling.slots = 64
+
+
+def sft(config: ConfigDict) -> ConfigDict:
+  """The config with the fields of SFT."""
+  config.job = "lm"
+  config.init = dict(name="bundled")
+  config.loss_on = "response"
+  config.weighting = dict(name="token_mean")
+  config.rounds = 0
+  config.epochs = 2.0
+  config.sequences_per_round = 64
+  config.optimizer = dict(
+    name="adamw",
+    learning_rate=1e-3,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    schedule=dict(name="cosine", warmup_updates=5, final_fraction=0.1),
+  )
+  config.router_bias_rate = 0.001
+  config.balance_coef = 1e-4
+  config.checkpoint_every_rounds = 50
+  return config
+
+
+def small_sft(config: ConfigDict) -> None:
+  """Makes it end within seconds."""
+  config.epochs = 0.1
+  config.optimizer.schedule.warmup_updates = 1
+
+
+def reward_model(preset: str) -> ConfigDict:
+  """The fields of a reward model but for its data and its loss."""
+  config = training(base(preset))
+  config.job = "reward_model"
+  config.init = dict(name="bundled")
+  config.epochs = 1.0
+  config.records_per_round = 32
+  config.max_tokens = 64
+  config.overlong = "refuse"
+  config.row_tokens = 128
+  config.rows_per_microbatch = 16
+  config.optimizer = dict(
+    name="adamw",
+    learning_rate=1e-3,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    schedule=dict(name="linear", warmup_updates=10, final_fraction=0.1),
+  )
+  config.router_bias_rate = 0.001
+  config.balance_coef = 1e-4
+  config.checkpoint_every_rounds = 50
+  config.eval_every_rounds = 50
+  return config
+
+
+def small_reward_model(config: ConfigDict) -> None:
+  """Makes it end within seconds."""
+  config.data.candidates = 400
+  config.epochs = 0.25
+  config.optimizer.schedule.warmup_updates = 0

@@ -19,6 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.loss_on = "all"
   config.weighting = dict(name="token_mean")
   config.rounds = 5000
+  config.epochs = 0.0
   config.sequences_per_round = 64
   config.optimizer = dict(
     name="adamw",

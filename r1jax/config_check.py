@@ -1,7 +1,7 @@
-"""Every field a config may have, and the values that contradict each other.
+"""Values of a config that are wrong, or contradict each other.
 
-`check` runs before any device is touched and imports no jax. A new field is
-one line in FIELDS, a new contradiction one function in RULES.
+`check` runs before any device is touched and imports no jax. A new
+contradiction is one function in RULES.
 """
 
 import importlib.util
@@ -12,147 +12,11 @@ import ml_collections
 
 from r1jax import config_schema as schema
 from r1jax import registry
+from r1jax.config_fields import FIELDS
 
 # The shortest response that can be right: four tags, a thought, an answer
 # of one token, with an end-of-sequence.
 MIN_RESPONSE_TOKENS = 8
-
-
-_SAMPLING = {
-  "temperature": schema.number(0.0),
-  "top_p": schema.number(0.0, 1.0),
-  "top_k": schema.integer(0),  # 0 keeps every token.
-}
-_SLOTS = {
-  "slots": schema.integer(1),
-  "chunk_tokens": schema.integer(1),
-  "prefill_rows": schema.integer(1),
-  "repetition_tokens": schema.integer(0),  # 0 never ends a response for it.
-}
-_BUDGET = {
-  "max_prompt_tokens": schema.integer(1),
-  "max_response_tokens": schema.integer(1),
-}
-_WEIGHTING = schema.named("token_mean", "sequence_mean", "fixed_length")
-_REWARDS = {
-  "accuracy": {},
-  "format": {},
-  "language": {"identifier": schema.one_of("script", "lingua")},
-  "length": {},
-  "overlong": {
-    "max_tokens": schema.integer(1),
-    "cache_tokens": schema.integer(1),
-  },
-  "repetition": {"ngram_tokens": schema.integer(1)},
-}
-_GRADER = {
-  "workers": schema.integer(1),
-  "timeout_secs": schema.number(0.001),
-  "budget_secs": schema.number(0.001),
-  "worker_mem_mb": schema.integer(64),
-}
-
-_COMMON = {
-  "name": schema.TEXT,
-  "job": schema.one_of("lm", "grpo", "evaluate"),
-  "seed": schema.integer(0),
-  "model": schema.OPEN,
-  "init": schema.Choice(
-    {
-      "random": {},
-      "bundled": {},
-      "safetensors": {"path": schema.TEXT},
-      "checkpoint": {"path": schema.TEXT},
-    }
-  ),
-  "tokenizer": schema.TEXT,
-  "template": schema.TEXT,
-  "mesh": {
-    "data": schema.integer(1),
-    "fsdp": schema.integer(1),
-    "expert": schema.integer(1),
-    "tensor": schema.integer(1),
-  },
-  "eval_data": schema.EachOf(schema.Choice(None)),
-  "eval_sampling": {
-    **_SAMPLING,
-    "samples_per_question": schema.integer(1),
-    "questions": schema.integer(1),
-  },
-  **_BUDGET,
-  "rewards": schema.EachOf(
-    schema.Choice(_REWARDS, {"weight": schema.number()}), tuple(_REWARDS)
-  ),
-  "grader": _GRADER,
-}
-
-_TRAINING = {
-  **_COMMON,
-  "rounds": schema.integer(1),
-  "data": schema.Choice(None),
-  "row_tokens": schema.integer(2),
-  "rows_per_microbatch": schema.integer(1),
-  "optimizer": schema.Choice(
-    dict.fromkeys(("adamw", "sgd")),
-    {
-      "learning_rate": schema.number(0.0),
-      "clip_norm": schema.Kind(
-        "a number of 0 or more, or None",
-        lambda x: x is None or schema.number(0.0).accepts(x),
-      ),
-      "schedule": schema.named("constant", "linear", "cosine"),
-    },
-  ),
-  "checkpoint_every_rounds": schema.integer(1),
-  "keep_checkpoints": schema.integer(1),
-  "eval_every_rounds": schema.integer(0),  # 0 never evaluates.
-  "router_bias_rate": schema.number(0.0),
-  "balance_coef": schema.number(0.0),
-}
-
-FIELDS: dict[str, dict[str, Any]] = {
-  "lm": {
-    **_TRAINING,
-    "sequences_per_round": schema.integer(1),
-    "loss_on": schema.one_of("all", "response"),
-    "weighting": _WEIGHTING,
-    "sampling": _SLOTS,
-  },
-  "grpo": {
-    **_TRAINING,
-    "questions_per_round": schema.integer(1),
-    "samples_per_question": schema.integer(1),
-    "updates_per_round": schema.integer(1),
-    "sampling": {**_SAMPLING, **_SLOTS},
-    "loss": schema.named("clipped_surrogate", "gspo", "cispo"),
-    "advantage": schema.named(
-      "group_normalized",
-      "group_centered",
-      "leave_one_out",
-      "batch_normalized",
-    ),
-    "weighting": _WEIGHTING,
-    "kl": {
-      "name": schema.one_of("k1", "k2", "k3"),
-      "coef": schema.number(0.0),
-      "where": schema.one_of("loss", "reward"),
-      "importance_weighted": schema.BOOL,
-    },
-    "reference_refresh_rounds": schema.integer(0),  # 0 never refreshes.
-    "dynamic_sampling": schema.BOOL,
-    "dynamic_sampling_max_waves": schema.integer(1),
-    "filter_truncated": schema.BOOL,
-    "importance": schema.named(
-      "none",
-      "token_truncate",
-      "token_mask",
-      "sequence_truncate",
-      "sequence_mask",
-    ),
-    "routing_replay": schema.BOOL,
-  },
-  "evaluate": {**_COMMON, "sampling": _SLOTS},
-}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -368,6 +232,40 @@ def _experts_to_replay(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _rounds_or_epochs(config: dict[str, Any]) -> Iterator[str]:
+  rounds, epochs = config["rounds"], config["epochs"]
+  if bool(rounds) == bool(epochs):
+    yield (
+      f"config.rounds is {rounds} and config.epochs is {epochs}. Set one of "
+      "them above 0 and the other to 0."
+    )
+  if epochs and config["data"]["name"] != "responses":
+    yield (
+      f"config.epochs is {epochs}, but config.data {config['data']['name']} "
+      "has no end. Set config.rounds instead."
+    )
+
+
+def _records_are_held_out(config: dict[str, Any]) -> Iterator[str]:
+  every, suites = config["eval_every_rounds"], config["eval_records"]
+  if every and not suites:
+    yield (
+      f"config.eval_every_rounds is {every}, but config.eval_records is "
+      "empty. Set it to 0, or name a data set."
+    )
+
+
+def _rows_hold_a_record(config: dict[str, Any]) -> Iterator[str]:
+  parts = 2 if config["loss"]["name"] == "pairwise" else 1
+  least = parts * config["max_tokens"]
+  if config["row_tokens"] < least:
+    yield (
+      f"config.row_tokens is {config['row_tokens']}, too short for {parts} x "
+      f"config.max_tokens {config['max_tokens']} of a record. Set it to "
+      f"{least} or more."
+    )
+
+
 _EVALUATION_RULES = [
   _identifier_is_installed,
   _overlong_is_reached,
@@ -376,7 +274,7 @@ _EVALUATION_RULES = [
   _greedy_once,
 ]
 RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
-  "lm": [_mesh_divides_rows, *_EVALUATION_RULES],
+  "lm": [_rounds_or_epochs, _mesh_divides_rows, *_EVALUATION_RULES],
   "grpo": [
     _mesh_divides_rows,
     *_EVALUATION_RULES,
@@ -391,5 +289,11 @@ RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
     _length_compares_right_ones,
     _experts_to_replay,
   ],
+  "reward_model": [
+    _mesh_divides_rows,
+    _records_are_held_out,
+    _rows_hold_a_record,
+  ],
   "evaluate": [*_EVALUATION_RULES, _room_for_the_tags],
+  "generate": [_room_for_the_tags],
 }

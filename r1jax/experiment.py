@@ -12,11 +12,19 @@ import flax.linen as nn
 import jax
 import ml_collections
 
-from r1jax import checkpoint, grading, policy, registry, rollout, sharding
+from r1jax import (
+  checkpoint,
+  grading,
+  policy,
+  preference,
+  registry,
+  rollout,
+  sharding,
+)
 from r1jax.data import sources, templates
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import config as model_config
-from r1jax.models import store
+from r1jax.models import heads, store
 from r1jax.records import Question
 from r1jax.rewards import table, verifiers
 from r1jax.types import Params
@@ -71,7 +79,7 @@ def check_prompts(
 
 
 def abstract_weights(
-  model: policy.Policy, mesh: jax.sharding.Mesh
+  model: policy.Policy | preference.RewardModel, mesh: jax.sharding.Mesh
 ) -> tuple[Params, Params]:
   """Shapes, types and shardings of parameters and buffers.
 
@@ -117,6 +125,27 @@ def weights(
       "config.init to dict(name='safetensors', path=...)."
     )
   return jax.device_put(store.load(path, *abstract), shardings)
+
+
+def reward_weights(
+  config: ml_collections.ConfigDict,
+  model: preference.RewardModel,
+  mesh: jax.sharding.Mesh,
+) -> tuple[Params, Params]:
+  """A reward model's, from the policy of config.init and a fresh head.
+
+  Raises:
+    ValueError: As `weights`.
+  """
+  dims = model_config.from_dict(config.model.to_dict())
+  start = weights(config, policy.make(dims, temperature=1.0), mesh)
+  places, _ = abstract_weights(model, mesh)
+  init = jax.jit(
+    lambda key: nn.unbox(model.init(key))[0][heads.HEAD],
+    out_shardings=places[heads.HEAD].sharding,
+  )
+  key = jax.random.fold_in(jax.random.key(config.seed), (1 << 30) + 1)
+  return heads.from_policy(*start, init(key))
 
 
 def programs(
@@ -201,6 +230,15 @@ def documents(
   encode = functools.partial(_encode, config.template, tokenizer)
   n = config.sequences_per_round
   return lambda round: [encode(make(round * n + i)) for i in range(n)]
+
+
+def rounds(config: ml_collections.ConfigDict) -> int:
+  """Rounds of a config of job "lm", or of its passes over the responses."""
+  if not config.epochs:
+    return config.rounds
+  documents = sources.count_responses(config.data.path)
+  passes = config.epochs * documents / config.sequences_per_round
+  return max(1, round(passes))
 
 
 def _encode(template, tokenizer, document):

@@ -1,13 +1,9 @@
 """The jobs: each assembles its parts from the config and runs them."""
 
 import contextlib
-import json
 import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -15,56 +11,26 @@ import rich.console
 import rich.table
 from absl import logging
 
-import r1jax
 from r1jax import (
   advantages,
-  checkpoint,
   evaluate,
   experiment,
-  grading,
+  generate,
   losses,
   memory,
   metrics,
-  optim,
   policy,
   registry,
-  rollout,
+  run_card,
   sharding,
   train,
+  training,
   tree,
   weighting,
 )
-from r1jax.data import sources, templates
-from r1jax.data import tokenizer as tokenizer_lib
-from r1jax.models import store
-from r1jax.models.config import ModelConfig
-from r1jax.records import Question
-from r1jax.rewards import sandbox
-from r1jax.stages import grpo, lm
-from r1jax.types import Stage
-
-CARD = "run.json"
-EXPORT = "params.safetensors"
-
-
-class Run(NamedTuple):
-  """What every job starts from.
-
-  Attributes:
-    stack: Closes what the run opens.
-    suites: Questions of each evaluation suite, the same for every
-      checkpoint.
-    grader: Its processes start at the first response.
-  """
-
-  config: ml_collections.ConfigDict
-  workdir: str
-  stack: contextlib.ExitStack
-  tokenizer: tokenizer_lib.Tokenizer
-  dims: ModelConfig
-  mesh: jax.sharding.Mesh
-  suites: dict[str, list[Question]]
-  grader: grading.Grader
+from r1jax import run as run_lib
+from r1jax.data import sources
+from r1jax.stages import grpo, lm, reward_model
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -77,226 +43,21 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   job = registry.lookup(JOBS, config.job, "config.job")
   memory.keep_freed()
   os.makedirs(workdir, exist_ok=True)
-  claim(config, workdir)
-  if "final_digests" in read_card(workdir):
-    logging.info("%s is finished: %d rounds.", workdir, config.rounds)
+  run_card.claim(config, workdir)
+  if "final_digests" in run_card.read(workdir):
+    logging.info("%s is finished.", workdir)
     return
-  with contextlib.ExitStack() as stack:
-    job(_start(config, workdir, stack))
-
-
-def claim(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Writes the config into run.json, or checks it against the one there.
-
-  Raises:
-    ValueError: If the workdir was made by another config.
-  """
-  wanted = json.loads(config.to_json())
-  card = read_card(workdir)
-  if "config" not in card:
-    write_card(workdir, {"config": wanted})
-    return
-  different = sorted(_differences(card["config"], wanted, "config"))
-  if different:
-    raise ValueError(
-      f"{workdir} was made by another config: {'; '.join(different[:5])}. "
-      "Choose another --workdir, or run the config that made it."
-    )
-
-
-def read_card(workdir: str) -> dict[str, Any]:
-  """What run.json holds; nothing where there is none.
-
-  Raises:
-    ValueError: If it is not JSON.
-  """
-  path = os.path.join(workdir, CARD)
-  if not os.path.exists(path):
-    return {}
-  with open(path, encoding="utf-8") as file:
-    try:
-      return json.load(file)
-    except ValueError as error:
-      raise ValueError(
-        f"{path} is not JSON ({error}). Mend it, or choose another --workdir."
-      ) from error
-
-
-def write_card(workdir: str, fields: dict[str, Any]) -> None:
-  """Adds fields to run.json, in one step."""
-  path = os.path.join(workdir, CARD)
-  card = read_card(workdir) | fields
-  with open(path + ".new", "w", encoding="utf-8") as file:
-    json.dump(card, file, indent=2, ensure_ascii=False)
-  os.replace(path + ".new", path)
-
-
-def _differences(found, wanted, field):
-  if isinstance(found, dict) and isinstance(wanted, dict):
-    for name in {*found, *wanted}:
-      yield from _differences(
-        found.get(name), wanted.get(name), f"{field}.{name}"
-      )
-  elif found != wanted:
-    yield f"{field} is {wanted!r}, was {found!r}"
-
-
-def _machine() -> dict[str, Any]:
-  device = jax.devices()[0]
-  commit = subprocess.run(
-    ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"],
-    capture_output=True,
-    text=True,
-    check=False,
-  ).stdout.strip()
-  return {
-    "r1jax": r1jax.__version__,
-    "commit": commit or None,
-    "python": platform.python_version(),
-    "jax": jax.__version__,
-    "device": f"{device.platform} {device.device_kind}",
-    "device_count": jax.device_count(),
-    "cpu_count": os.cpu_count(),
-  }
-
-
-def _start(
-  config: ml_collections.ConfigDict, workdir: str, stack: contextlib.ExitStack
-) -> Run:
-  tokenizer = tokenizer_lib.load(config.tokenizer)
-  dims = experiment.dimensions(config, tokenizer)
-  registry.lookup(templates.TEMPLATES, config.template, "config.template")
-  suites = _suites(config, tokenizer)
-  mesh = sharding.make_mesh(config.mesh)
-  grader = experiment.grader(config)
-  stack.callback(grader.close)
-  return Run(config, workdir, stack, tokenizer, dims, mesh, suites, grader)
-
-
-def _suites(
-  config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
-) -> dict[str, list[Question]]:
-  suites = {}
-  for i, choice in enumerate(config.eval_data):
-    data = dict(choice)
-    name = data.pop("suite")
-    field = f"config.eval_data[{i}]"
-    questions = experiment.questions(data, field)
-    experiment.check_prompts(config, tokenizer, questions, field)
-    order = sources.order(questions, 0)
-    n = min(config.eval_sampling.questions, len(questions))
-    suites[name] = [order[j] for j in range(n)]
-  return suites
-
-
-def _lines(run: Run, name: str) -> metrics.JsonLines:
-  """A file of JSON lines in the workdir."""
-  lines = metrics.JsonLines(os.path.join(run.workdir, name))
-  run.stack.callback(lines.close)
-  return lines
-
-
-def _roll(run: Run, sampling: Mapping[str, Any]) -> rollout.Roll:
-  """The rollout function at a sampling setting."""
-  model = policy.make(run.dims, temperature=sampling["temperature"])
-  programs = experiment.programs(run.config, model, run.tokenizer, sampling)
-  return experiment.roll(run.config, run.tokenizer, programs, run.grader)
-
-
-def _evaluator(run: Run) -> Callable[..., dict[str, float]]:
-  """The evaluation function of config.eval_data."""
-  if not run.suites:
-    return lambda state, round: {}
-  _note_sandbox(run, (q for suite in run.suites.values() for q in suite))
-  lines = _lines(run, "eval.jsonl")
-  return evaluate.make(
-    _roll(run, run.config.eval_sampling),
-    run.suites,
-    seed=run.config.seed,
-    samples=run.config.eval_sampling.samples_per_question,
-    write_row=lambda row: lines.write([row]),
-  )
-
-
-def _train(
-  run: Run,
-  model: policy.Policy,
-  make_stage: Callable[[], Stage],
-  *,
-  with_reference: bool,
-  total_updates: int,
-  data_digest: str,
-) -> None:
-  """Trains a stage, from the newest checkpoint if there is one."""
   start = time.time()
-  config, workdir = run.config, run.workdir
-  checkpointer = checkpoint.Checkpointer(
-    os.path.join(workdir, "checkpoints"), keep=config.keep_checkpoints
-  )
-  run.stack.callback(checkpointer.close)
-  optimizer, schedule = optim.make(config.optimizer.to_dict(), total_updates)
-  weights = experiment.weights(config, model, run.mesh)
-  card = {
-    "machine": _machine(),
-    "parameters": tree.count(weights[0]),
-    "initial_digest": tree.digest(weights[0]),
-    "tokenizer_digest": experiment.file_digest(
-      tokenizer_lib.path_of(config.tokenizer)
-    ),
-    "data_digest": data_digest,
-    "learning_rate": optim.first_and_last(schedule, total_updates),
-  }
-  write_card(workdir, card)
-  state = train.initial_state(*weights, optimizer, with_reference)
-  state, first_round = _resume(workdir, checkpointer, state)
-  writer = metrics.MetricWriter(workdir, first_round)
-  run.stack.callback(writer.close)
-  stage = make_stage()
-  loop = train.Loop(
-    config.rounds,
-    config.router_bias_rate,
-    config.reference_refresh_rounds if with_reference else 0,
-    config.checkpoint_every_rounds,
-    config.eval_every_rounds,
-    _evaluator(run),
-  )
-  update = train.make_update(stage, optimizer, config.router_bias_rate, state)
-  state = train.run(
-    stage, update, state, schedule, loop, checkpointer, writer, first_round
-  )
-  if checkpointer.latest() == config.rounds - 1:
-    path = os.path.join(workdir, EXPORT)
-    store.save(path, run.dims, state.params, state.buffers)
-    write_card(workdir, {"final_digests": train.digests(state)})
+  with contextlib.ExitStack() as stack:
+    job(run_lib.start(config, workdir, stack))
   logging.info("%s: %.0f s.", workdir, time.time() - start)
-
-
-def _resume(
-  workdir: str, checkpointer: checkpoint.Checkpointer, state: train.TrainState
-) -> tuple[train.TrainState, int]:
-  """(state, first round) of the newest checkpoint, the logs cut to it."""
-  first_round = 0
-  restored = checkpointer.restore(state)
-  if restored:
-    state, info = restored
-    first_round = info["next_round"]
-    logging.info("Resuming %s at round %d.", workdir, first_round)
-  # Before the first round, round -1 may have been evaluated.
-  metrics.truncate_from(workdir, first_round or -1)
-  return state, first_round
 
 
 def _choice(config, name, table):
   return registry.make(table, config[name].to_dict(), f"config.{name}")
 
 
-def _note_sandbox(run: Run, questions: Iterable[Question]) -> None:
-  """Writes down what holds the programs that answers bring, if any do."""
-  if any(question.verifier == "code" for question in questions):
-    write_card(run.workdir, {"sandbox": sandbox.layers()})
-
-
-def _grpo(run: Run) -> None:
+def _grpo(run: run_lib.Run) -> None:
   config = run.config
   importance = None
   if config.importance.name != "none":
@@ -310,7 +71,7 @@ def _grpo(run: Run) -> None:
   )
   data = experiment.questions(config.data.to_dict(), "config.data")
   experiment.check_prompts(config, run.tokenizer, data, "config.data")
-  _note_sandbox(run, data)
+  run_lib.note_sandbox(run, data)
   for suite in run.suites.values():
     sources.check_disjoint(data, suite)
   model = policy.make(
@@ -323,24 +84,25 @@ def _grpo(run: Run) -> None:
   def make_stage():
     return grpo.make(
       model,
-      _roll(run, config.sampling),
+      run_lib.roll(run, config.sampling),
       experiment.question_order(data, config.seed),
-      _lines(run, "rollouts.jsonl").write,
+      run_lib.lines(run, "rollouts.jsonl").write,
       lambda batch: jax.device_put(batch, rows),
       settings,
     )
 
-  _train(
+  training.train(
     run,
     model,
     make_stage,
     with_reference=config.kl.coef > 0,
-    total_updates=config.rounds * config.updates_per_round,
+    rounds=config.rounds,
+    updates_per_round=config.updates_per_round,
     data_digest=experiment.digest_of(data),
   )
 
 
-def _lm(run: Run) -> None:
+def _lm(run: run_lib.Run) -> None:
   config = run.config
   weigh = _choice(config, "weighting", weighting.WEIGHTINGS)
   documents = experiment.documents(config, run.tokenizer)
@@ -361,25 +123,89 @@ def _lm(run: Run) -> None:
       balance_coef=config.balance_coef,
     )
 
-  _train(
+  training.train(
     run,
     model,
     make_stage,
     with_reference=False,
-    total_updates=config.rounds,
+    rounds=experiment.rounds(config),
+    updates_per_round=1,
     data_digest=experiment.digest_of(documents(0)),
   )
 
 
-def _evaluate(run: Run) -> None:
+def _generate(run: run_lib.Run) -> None:
+  config, workdir = run.config, run.workdir
+  data = experiment.questions(config.data.to_dict(), "config.data")
+  experiment.check_prompts(config, run.tokenizer, data, "config.data")
+  for suite in run.suites.values():
+    sources.check_disjoint(data, suite)
+  settings = generate.settings_of(config)
+  order = experiment.question_order(data, config.seed)
+  n = config.questions_per_round
+  rounds = -(-len(data) // n)
+  model = policy.make(run.dims, temperature=config.sampling.temperature)
+  params, buffers = experiment.weights(config, model, run.mesh)
+  run_card.write(
+    workdir,
+    {
+      "machine": run_card.machine(),
+      "initial_digest": tree.digest(params),
+      "data_digest": experiment.digest_of(data),
+    },
+  )
+  first_round = metrics.next_round(workdir)
+  metrics.truncate_from(workdir, first_round)
+  writer = metrics.MetricWriter(workdir, first_round)
+  run.stack.callback(writer.close)
+  roll = run_lib.roll(run, config.sampling)
+
+  def collect(round):
+    questions = order(round * n, min(n, len(data) - round * n))
+    return generate.collect(roll, params, buffers, questions, round, settings)
+
+  result = generate.run(
+    workdir, collect, rounds, settings, writer.write, first_round
+  )
+  run_card.write(
+    workdir,
+    {"generated": result, "final_digests": {"data": result["digest"]}},
+  )
+
+
+def _reward_model(run: run_lib.Run) -> None:
+  lines = run_lib.lines(run, "eval.jsonl")
+  parts = reward_model.assemble(
+    run.config,
+    run.tokenizer,
+    run.dims,
+    run.mesh,
+    lambda row: lines.write([row]),
+  )
+  training.train(
+    run,
+    parts.model,
+    parts.make_stage,
+    with_reference=False,
+    rounds=parts.rounds,
+    updates_per_round=1,
+    data_digest=parts.digest,
+    load_weights=experiment.reward_weights,
+    evaluate=parts.evaluate,
+    notes=parts.notes,
+  )
+
+
+def _evaluate(run: run_lib.Run) -> None:
   temperature = run.config.eval_sampling.temperature
   model = policy.make(run.dims, temperature=temperature)
   params, buffers = experiment.weights(run.config, model, run.mesh)
   state = train.TrainState(params, buffers, None, None, None)
   metrics.truncate_from(run.workdir, -1)
-  result = _evaluator(run)(state, -1)
-  write_card(
-    run.workdir, {"machine": _machine(), "params_digest": tree.digest(params)}
+  result = run_lib.evaluator(run)(state, -1)
+  run_card.write(
+    run.workdir,
+    {"machine": run_card.machine(), "params_digest": tree.digest(params)},
   )
   shown = rich.table.Table("suite", "metric", "value")
   for row in evaluate.table(result):
@@ -387,8 +213,10 @@ def _evaluate(run: Run) -> None:
   rich.console.Console().print(shown)
 
 
-JOBS: dict[str, Callable[[Run], None]] = {
+JOBS: dict[str, Callable[[run_lib.Run], None]] = {
   "grpo": _grpo,
   "lm": _lm,
+  "reward_model": _reward_model,
   "evaluate": _evaluate,
+  "generate": _generate,
 }

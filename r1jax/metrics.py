@@ -12,7 +12,7 @@ import numpy as np
 import rich.progress
 import tensorboardX
 
-LOGS = ("metrics.jsonl", "rollouts.jsonl", "eval.jsonl")
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "eval.jsonl", "kept.jsonl")
 _PLAIN_SECS = 10.0  # Between two progress lines where no terminal is.
 
 
@@ -82,6 +82,13 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
     ValueError: For a malformed line, with its file and number.
   """
   return [row for _, row in _rows(path)]
+
+
+def next_round(workdir: str | os.PathLike) -> int:
+  """The round after the last one in metrics.jsonl; 0 where there is none."""
+  path = os.path.join(workdir, LOGS[0])
+  rows = read_jsonl(path) if os.path.exists(path) else []
+  return rows[-1]["round"] + 1 if rows else 0
 
 
 def truncate_from(workdir: str | os.PathLike, round: int) -> None:

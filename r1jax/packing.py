@@ -63,7 +63,9 @@ def pack(
   Args:
     sequences: Each a dict of arrays whose first axis is the sequence's tokens,
       named so: `tokens_T`, `mask_T`, `experts_TLP`. All have the same fields,
-      `tokens_T` among them.
+      `tokens_T` among them. `segments_T` (1, 2, ... in order) divides what
+      must share a row, as a preference pair, into parts that do not see each
+      other; without it a sequence is one part.
     row_tokens: T of the microbatches.
     rows: B of the microbatches.
     pad_values: By field, what a row holds after its last sequence, where that
@@ -81,7 +83,13 @@ def pack(
   if not sequences:
     return [], []
   lengths = [len(sequence["tokens_T"]) for sequence in sequences]
-  layout, segments = _layout(best_fit(lengths, row_tokens), lengths, rows)
+  parts = [
+    np.asarray(sequence.get("segments_T", np.ones(length)), np.int32)
+    for sequence, length in zip(sequences, lengths)
+  ]
+  counts = [int(part.max(initial=1)) for part in parts]
+  packed = best_fit(lengths, row_tokens)
+  layout, befores = _layout(packed, lengths, counts, rows)
   shape = (max(slot.microbatch for slot in layout) + 1, rows, row_tokens)
   for sequence, length in zip(sequences, lengths):
     assert sequence.keys() == sequences[0].keys()
@@ -90,13 +98,8 @@ def pack(
     name: [np.asarray(sequence[name]) for sequence in sequences]
     for name in sequences[0]
   }
-  fields["segments_T"] = [
-    np.full(length, segment, np.int32)
-    for length, segment in zip(lengths, segments)
-  ]
-  fields["positions_T"] = [
-    np.arange(length, dtype=np.int32) for length in lengths
-  ]
+  fields["segments_T"] = [before + part for part, before in zip(parts, befores)]
+  fields["positions_T"] = [_positions(part) for part in parts]
   pad_values = dict(pad_values or {})
   arrays = {
     name: _fill(values, layout, shape, pad_values.pop(name, 0))
@@ -129,19 +132,26 @@ def unpack(
 
 
 def _layout(
-  packed: list[list[int]], lengths: list[int], rows: int
+  packed: list[list[int]], lengths: list[int], counts: list[int], rows: int
 ) -> tuple[list[Slot], list[int]]:
-  """Slot and segment of each sequence, from the sequences of each row."""
+  """Slot of each sequence and the segments before it in its row."""
   layout: dict[int, Slot] = {}
-  segments: dict[int, int] = {}
+  befores: dict[int, int] = {}
   for row, indices in enumerate(packed):
-    start = 0
-    for segment, index in enumerate(indices, start=1):
+    start = before = 0
+    for index in indices:
       layout[index] = Slot(*divmod(row, rows), start, lengths[index])
-      segments[index] = segment
+      befores[index] = before
       start += lengths[index]
+      before += counts[index]
   order = range(len(lengths))
-  return [layout[i] for i in order], [segments[i] for i in order]
+  return [layout[i] for i in order], [befores[i] for i in order]
+
+
+def _positions(segments_T: np.ndarray) -> np.ndarray:
+  """Place of each token inside its part."""
+  starts_T = np.searchsorted(segments_T, segments_T)
+  return np.arange(len(segments_T), dtype=np.int32) - starts_T.astype(np.int32)
 
 
 def _fill(

@@ -37,6 +37,10 @@ class Batch(NamedTuple):
     sampler_logprobs_BT: Under the policy that sampled, by the sampler.
     ref_logprobs_BT: Under the frozen reference.
     experts_BTLP: Experts the sampler chose; -1 where none was recorded.
+    targets_BT: What the label of the response that ends here says, in a
+      reward model; of `score_losses`.
+    rivals_BT: How many tokens further on the other member of its pair
+      ends; negative if before.
   """
 
   tokens_BT: jax.Array
@@ -50,6 +54,8 @@ class Batch(NamedTuple):
   sampler_logprobs_BT: jax.Array | None = None
   ref_logprobs_BT: jax.Array | None = None
   experts_BTLP: jax.Array | None = None
+  targets_BT: jax.Array | None = None
+  rivals_BT: jax.Array | None = None
 
 
 class Aux(NamedTuple):

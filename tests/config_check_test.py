@@ -12,6 +12,7 @@ from r1jax import (
   losses,
   optim,
   registry,
+  score_losses,
   weighting,
 )
 from r1jax.rewards import table
@@ -84,9 +85,25 @@ def make_config(job):
     config.update(
       {
         **training(),
+        "epochs": 0.0,
         "sequences_per_round": 64,
         "loss_on": "all",
         "weighting": {"name": "token_mean"},
+      }
+    )
+  elif job == "reward_model":
+    fields = config_check.FIELDS[job]
+    config.update(
+      {
+        **{k: v for k, v in training().items() if k in fields},
+        "data": {"name": "miniature_pairs"},
+        "loss": {"name": "pairwise"},
+        "score_on": "summary",
+        "epochs": 1.0,
+        "records_per_round": 32,
+        "max_tokens": 128,
+        "overlong": "refuse",
+        "eval_records": [{"name": "miniature_pairs", "suite": "held_out"}],
       }
     )
   else:
@@ -130,19 +147,22 @@ def problems(config):
 
 
 class ConfigCheckTest(parameterized.TestCase):
-  @parameterized.parameters("lm", "grpo", "evaluate")
+  @parameterized.parameters("lm", "grpo", "evaluate", "reward_model")
   def test_a_good_config_passes(self, job):
     self.assertEqual(problems(make_config(job)), [])
 
   @parameterized.parameters(
-    (None, "config.job is None. Known: evaluate, grpo, lm."),
+    (
+      None,
+      "config.job is None. Known: evaluate, generate, grpo, lm, reward_model.",
+    ),
     ("grop", "config.job is 'grop'. Known: .* Did you mean grpo?"),
   )
   def test_unknown_job(self, job, message):
     config = ml_collections.ConfigDict({"job": job})
     self.assertRegex(problems(config)[0], message)
 
-  @parameterized.parameters("lm", "grpo", "evaluate")
+  @parameterized.parameters("lm", "grpo", "evaluate", "reward_model")
   def test_every_field_is_asked_for(self, job):
     for path in config_check.paths(job):
       config = make_config(job).to_dict()
@@ -156,7 +176,7 @@ class ConfigCheckTest(parameterized.TestCase):
       (line,) = problems(ml_collections.ConfigDict(config))
       self.assertStartsWith(line, f"config.{path} is missing. Set it")
 
-  @parameterized.parameters("lm", "grpo", "evaluate")
+  @parameterized.parameters("lm", "grpo", "evaluate", "reward_model")
   def test_a_misspelt_field_is_named_with_the_right_one(self, job):
     for path in config_check.paths(job):
       config = make_config(job)
@@ -293,6 +313,36 @@ class ConfigCheckTest(parameterized.TestCase):
     config = {**make_config("grpo").to_dict(), **changes}
     self.assertEqual(problems(ml_collections.ConfigDict(config)), [])
 
+  @parameterized.parameters(
+    ({"row_tokens": 255}, "config.row_tokens is 255, too short for 2 x"),
+    (
+      {"loss": {"name": "pointwise"}, "row_tokens": 127},
+      "too short for 1 x config.max_tokens 128",
+    ),
+    ({"eval_records": []}, "config.eval_records is empty. Set it to 0"),
+    ({"rows_per_microbatch": 6}, "config.mesh = 4 does not divide"),
+    ({"score_on": "summaries"}, "must be one of summary, response"),
+    ({"overlong": "cut"}, "must be one of refuse, drop"),
+    ({"loss": {"name": "pair"}}, "config.loss.name is 'pair'. Known"),
+    (
+      {"eval_records": [{"name": "miniature_pairs"}]},
+      r"config.eval_records\[0\].suite is missing",
+    ),
+  )
+  def test_a_reward_model_is_checked(self, changes, message):
+    config = {**make_config("reward_model").to_dict(), **changes}
+    (line,) = problems(ml_collections.ConfigDict(config))
+    self.assertRegex(line, message)
+
+  @parameterized.parameters(
+    {"row_tokens": 256},
+    {"loss": {"name": "pointwise"}, "row_tokens": 128},
+    {"eval_records": [], "eval_every_rounds": 0},
+  )
+  def test_the_edge_of_what_a_reward_model_may_be(self, **changes):
+    config = {**make_config("reward_model").to_dict(), **changes}
+    self.assertEqual(problems(ml_collections.ConfigDict(config)), [])
+
   def test_an_evaluation_needs_data(self):
     config = make_config("evaluate")
     config.eval_data = []
@@ -339,6 +389,8 @@ class ConfigCheckTest(parameterized.TestCase):
     self.assertCountEqual(
       fields["optimizer"].fields["schedule"].names, optim.SCHEDULES
     )
+    fields_of_scores = config_check.FIELDS["reward_model"]
+    self.assertCountEqual(fields_of_scores["loss"].names, score_losses.LOSSES)
     for name in kl.KL:
       self.assertTrue(fields["kl"]["name"].accepts(name))
 

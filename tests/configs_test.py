@@ -13,12 +13,21 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from configs import models
-from r1jax import config_check, experiment, jobs, policy, registry, weighting
+from r1jax import (
+  config_check,
+  experiment,
+  jobs,
+  policy,
+  preference,
+  registry,
+  score_losses,
+  weighting,
+)
 from r1jax import losses as losses_lib
 from r1jax.advantages import ADVANTAGES
 from r1jax.data import tokenizer
 from r1jax.models import config as model_config
-from r1jax.stages import grpo, lm
+from r1jax.stages import grpo, lm, reward_model
 from r1jax.types import Batch
 from tests import runs
 
@@ -51,17 +60,31 @@ def abstract_batch(model, rows, tokens):
     segments_BT=shape(jnp.int32),
     positions_BT=shape(jnp.int32),
     mask_BT=shape(bool),
+    rivals_BT=shape(jnp.int32),
     experts_BTLP=experts,
   )
 
 
 def lower_update(config, model):
   """Lowers the gradient of a config's loss; nothing is allocated."""
+  batch = abstract_batch(model, config.rows_per_microbatch, config.row_tokens)
+  if config.job == "reward_model":
+    made = preference.make(model, with_balance=config.balance_coef > 0)
+    loss_fn = reward_model.make(
+      made,
+      None,
+      None,
+      loss=registry.make(
+        score_losses.LOSSES, config.loss.to_dict(), "config.loss"
+      ),
+      row_tokens=config.row_tokens,
+      rows=config.rows_per_microbatch,
+      balance_coef=config.balance_coef,
+    ).loss_fn
+    return lower(loss_fn, made, batch)
   made = policy.make(
     model, temperature=1.0, with_balance=config.balance_coef > 0
   )
-  shapes = nn.unbox(jax.eval_shape(made.init, jax.random.key(0)))
-  batch = abstract_batch(model, config.rows_per_microbatch, config.row_tokens)
   if config.job == "lm":
     stage = lm.make(
       made,
@@ -84,6 +107,12 @@ def lower_update(config, model):
       )
     ]
     loss_fn = grpo.make_loss(made, grpo.settings_of(config, *choices, None))
+  return lower(loss_fn, made, batch)
+
+
+def lower(loss_fn, made, batch):
+  """(loss, gradient, parameters), abstract."""
+  shapes = nn.unbox(jax.eval_shape(made.init, jax.random.key(0)))
   grad = jax.value_and_grad(loss_fn, has_aux=True)
   lowered = jax.jit(grad).lower(*shapes, batch)
   (loss, _), grads = lowered.out_info
@@ -119,7 +148,7 @@ class BuildTest(parameterized.TestCase):
   @parameterized.parameters(*FILES)
   def test_update_lowers_on_abstract_shapes(self, name):
     config = get_config(name)
-    if config.job == "evaluate":
+    if config.job in ("evaluate", "generate"):
       self.skipTest("has no update")
     self.check_update(config, model_config.from_dict(config.model.to_dict()))
 
@@ -130,6 +159,13 @@ class BuildTest(parameterized.TestCase):
     with config.unlocked():
       config.rows_per_microbatch = 2
       config.row_tokens = 128
+    self.check_update(config, model)
+
+  def test_a_published_reward_model_lowers(self):
+    model = model_config.from_dict(models.get_config("deepseek-v3").to_dict())
+    config = get_config("configs.reward_helpful")
+    with config.unlocked():
+      config.rows_per_microbatch = 2
     self.check_update(config, model)
 
   def check_update(self, config, model):
@@ -201,12 +237,14 @@ def unread(config, fields):
 
 
 class ReadTest(parameterized.TestCase):
-  @parameterized.parameters("lm", "grpo", "evaluate")
+  @parameterized.parameters("lm", "grpo", "evaluate", "reward_model")
   def test_every_field_is_read(self, job):
     if job == "lm":
       config = runs.config("pretrain", rounds=2, sequences_per_round=2)
     elif job == "evaluate":
       config = runs.config("evaluate")
+    elif job == "reward_model":
+      config = runs.config("reward_helpful")
     else:
       config = runs.config(
         rounds=2,

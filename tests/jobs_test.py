@@ -16,7 +16,9 @@ from r1jax import (
   config_check,
   experiment,
   jobs,
+  run_card,
   train,
+  training,
   tree,
 )
 from r1jax.models import store
@@ -36,9 +38,9 @@ class CardTest(parameterized.TestCase):
     self.workdir = self.enterContext(tempfile.TemporaryDirectory())
 
   def test_another_config_is_refused(self):
-    jobs.claim(runs.config(), self.workdir)
-    jobs.claim(runs.config(), self.workdir)
-    before = jobs.read_card(self.workdir)
+    run_card.claim(runs.config(), self.workdir)
+    run_card.claim(runs.config(), self.workdir)
+    before = run_card.read(self.workdir)
     other = runs.config(seed=7, **{"sampling.slots": 3})
     with self.assertRaisesRegex(
       ValueError,
@@ -46,40 +48,40 @@ class CardTest(parameterized.TestCase):
       "3, was 8; config.seed is 7, was 0. Choose another --workdir",
     ):
       run(other, self.workdir)
-    self.assertEqual(jobs.read_card(self.workdir), before)
-    self.assertEqual(os.listdir(self.workdir), [jobs.CARD])
+    self.assertEqual(run_card.read(self.workdir), before)
+    self.assertEqual(os.listdir(self.workdir), [run_card.CARD])
 
   def test_a_field_more_or_less_is_another_config(self):
-    jobs.claim(runs.config(), self.workdir)
-    card = jobs.read_card(self.workdir)
+    run_card.claim(runs.config(), self.workdir)
+    card = run_card.read(self.workdir)
     del card["config"]["seed"]
     card["config"]["old"] = 1
-    jobs.write_card(self.workdir, card)
+    run_card.write(self.workdir, card)
     with self.assertRaisesRegex(
       ValueError, "config.old is None, was 1; config.seed is 0, was None"
     ):
-      jobs.claim(runs.config(), self.workdir)
+      run_card.claim(runs.config(), self.workdir)
 
   def test_a_torn_card_is_named(self):
-    path = pathlib.Path(self.workdir, jobs.CARD)
+    path = pathlib.Path(self.workdir, run_card.CARD)
     path.write_text("{")
     with self.assertRaisesRegex(ValueError, f"^{path} is not JSON"):
       run(runs.config(), self.workdir)
 
   def test_a_card_keeps_its_other_fields_and_is_never_half_written(self):
-    jobs.write_card(self.workdir, {"a": 1, "b": "中"})
+    run_card.write(self.workdir, {"a": 1, "b": "中"})
     with (
       mock.patch.object(json, "dump", side_effect=OSError("full")),
       self.assertRaises(OSError),
     ):
-      jobs.write_card(self.workdir, {"a": 2})
-    jobs.write_card(self.workdir, {"c": 3})
-    self.assertEqual(jobs.read_card(self.workdir), {"a": 1, "b": "中", "c": 3})
+      run_card.write(self.workdir, {"a": 2})
+    run_card.write(self.workdir, {"c": 3})
+    self.assertEqual(run_card.read(self.workdir), {"a": 1, "b": "中", "c": 3})
 
   def test_learning_rates_of_the_card(self):
     config = runs.config("pretrain", rounds=3, sequences_per_round=2)
     run(config, self.workdir)
-    card = jobs.read_card(self.workdir)
+    card = run_card.read(self.workdir)
     first, last = card["learning_rate"]
     peak = config.optimizer.learning_rate
     self.assertAlmostEqual(first, peak)
@@ -89,7 +91,8 @@ class CardTest(parameterized.TestCase):
     logged = [row["train/lr"] for row in runs.rows(self.workdir)]
     np.testing.assert_allclose([logged[0], logged[-1]], [first, last])
     params, _ = jax.tree.map(
-      np.asarray, store.load(os.path.join(self.workdir, jobs.EXPORT), *shapes())
+      np.asarray,
+      store.load(os.path.join(self.workdir, training.EXPORT), *shapes()),
     )
     self.assertEqual(tree.digest(params), card["final_digests"]["params"])
     self.assertNotEqual(card["initial_digest"], card["final_digests"]["params"])
@@ -122,7 +125,7 @@ class BadInputTest(parameterized.TestCase):
       run(config, self.workdir)
     self.assertNotIn("\n", str(raised.exception))
     left = {*os.listdir(self.workdir)} - {"checkpoints"}
-    self.assertContainsSubset(left, {jobs.CARD, "questions.jsonl"})
+    self.assertContainsSubset(left, {run_card.CARD, "questions.jsonl"})
 
   def questions(self, *lines):
     path = pathlib.Path(self.workdir, "questions.jsonl")
@@ -271,7 +274,7 @@ class WholeRunTest(parameterized.TestCase):
     for row in rows:
       self.assertEqual(row["train/ratio_max"], 1.0)
     # The router's bias is part of what was trained and saved.
-    path = os.path.join(self.workdir, jobs.EXPORT)
+    path = os.path.join(self.workdir, training.EXPORT)
     _, buffers = store.load(path, *shapes(runs.MOE))
     (bias_LE,) = jax.tree.leaves(buffers)
     # Three steps of 0.01 up or down.
@@ -302,7 +305,7 @@ class WholeRunTest(parameterized.TestCase):
     self.assertLess(np.mean(gaps[25:]), 1.5 * np.mean(gaps[:25]))
     for row in rows:
       self.assertAlmostEqual(row["train/ratio_max"], 1.0, delta=1e-6)
-    card = jobs.read_card(self.workdir)
+    card = run_card.read(self.workdir)
     self.assertEqual(card["initial_digest"], card["final_digests"]["params"])
 
   def test_not_finite_names_the_round_and_the_checkpoint(self):
@@ -321,7 +324,7 @@ class WholeRunTest(parameterized.TestCase):
     last = runs.rows(trained, "eval.jsonl")[-1]
     for init in (
       dict(name="checkpoint", path=trained),
-      dict(name="safetensors", path=os.path.join(trained, jobs.EXPORT)),
+      dict(name="safetensors", path=os.path.join(trained, training.EXPORT)),
     ):
       workdir = os.path.join(self.workdir, init["name"])
       again = runs.config("evaluate", init=init)
@@ -335,8 +338,8 @@ class WholeRunTest(parameterized.TestCase):
       self.assertEqual(row | {"round": 2}, last)
       self.assertIn("pass@1", out.getvalue())
       self.assertEqual(
-        jobs.read_card(workdir)["params_digest"],
-        jobs.read_card(trained)["final_digests"]["params"],
+        run_card.read(workdir)["params_digest"],
+        run_card.read(trained)["final_digests"]["params"],
       )
 
   def test_rollouts_are_whole(self):
@@ -356,7 +359,7 @@ class WholeRunTest(parameterized.TestCase):
       self.assertBetween(row["tokens"], 1, 16)
     digests = list(dict.fromkeys(row["weights"] for row in rows))
     self.assertLen(digests, 3)
-    self.assertEqual(digests[0], jobs.read_card(self.workdir)["initial_digest"])
+    self.assertEqual(digests[0], run_card.read(self.workdir)["initial_digest"])
     self.assertTrue(any(row["advantage"] for row in rows))
 
 

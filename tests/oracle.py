@@ -236,3 +236,29 @@ def _product(old_BT, sampler_BT, mask_BT, segments_BT, b, t):
     if mask_BT[b, u] and segments_BT[b, u] == segments_BT[b, t]:
       k *= math.exp(float(old_BT[b, u]) - float(sampler_BT[b, u]))
   return k
+
+
+def pairwise(scores_BT, rivals_BT, targets_BT, mask_BT, *, margin_coef=0.0):
+  """(loss, gradient by the scores, gradient by the rivals' scores)."""
+  out = np.zeros((3, *mask_BT.shape), np.float64)
+  for b, t in np.argwhere(mask_BT):
+    own, rival = float(scores_BT[b, t]), float(rivals_BT[b, t])
+    target = float(targets_BT[b, t])
+    better, worse = (own, rival) if target > 0 else (rival, own)
+    z = better - worse - margin_coef * abs(target)
+    slope = -1 / (1 + math.exp(z))
+    out[0, b, t] = math.log(1 + math.exp(-z))
+    out[1, b, t] = slope if target > 0 else -slope
+    out[2, b, t] = -out[1, b, t]
+  return out
+
+
+def pointwise(scores_BT, rivals_BT, targets_BT, mask_BT):
+  """(loss, gradient by the scores, gradient by the rivals' scores: none)."""
+  out = np.zeros((3, *mask_BT.shape), np.float64)
+  for b, t in np.argwhere(mask_BT):
+    p = 1 / (1 + math.exp(-float(scores_BT[b, t])))
+    label = 1.0 if targets_BT[b, t] > 0 else 0.0
+    out[0, b, t] = -(label * math.log(p) + (1 - label) * math.log(1 - p))
+    out[1, b, t] = p - label
+  return out

@@ -161,6 +161,34 @@ class PackTest(parameterized.TestCase):
     tokens = sum((m["segments_BT"] > 0).sum() for m in microbatches)
     self.assertEqual(tokens, lengths.sum())
 
+  def test_parts_of_a_sequence_are_segments_of_one_row(self):
+    sequences = [
+      {
+        "tokens_T": np.arange(n + m, dtype=np.int32),
+        "segments_T": np.repeat([1, 2], [n, m]),
+      }
+      for n, m in ((3, 2), (1, 4), (4, 4))
+    ]
+    (microbatch,), layout = packing.pack(sequences, row_tokens=12, rows=2)
+    np.testing.assert_array_equal(
+      microbatch["segments_BT"],
+      [
+        [1, 1, 1, 1, 2, 2, 2, 2] + [0] * 4,
+        [1, 1, 1, 2, 2, 3, 4, 4, 4, 4, 0, 0],
+      ],
+    )
+    np.testing.assert_array_equal(
+      microbatch["positions_BT"],
+      [
+        [0, 1, 2, 3, 0, 1, 2, 3] + [0] * 4,
+        [0, 1, 2, 0, 1, 0, 0, 1, 2, 3, 0, 0],
+      ],
+    )
+    self.assertEqual(microbatch["segments_BT"].dtype, np.int32)
+    self.assertEqual(microbatch["positions_BT"].dtype, np.int32)
+    (tokens_T, *_) = packing.unpack([microbatch["tokens_BT"]], layout)
+    np.testing.assert_array_equal(tokens_T, np.arange(5))
+
   def test_all_microbatches_but_the_last_have_every_row_in_use(self):
     lengths = np.random.default_rng(3).integers(9, 17, 10)
     microbatches, _ = packing.pack(

@@ -12,7 +12,15 @@ from unittest import mock
 import pytest
 from absl.testing import absltest, parameterized
 
-from r1jax import checkpoint, config_check, evaluate, jobs, train
+from r1jax import (
+  checkpoint,
+  config_check,
+  evaluate,
+  jobs,
+  run_card,
+  train,
+  training,
+)
 from r1jax.models import store
 from tests import runs
 
@@ -49,8 +57,8 @@ def unbroken():
 def outcome(workdir):
   """All that a run leaves behind and that should not depend on luck."""
   return {
-    "digests": jobs.read_card(workdir).get("final_digests"),
-    "export": pathlib.Path(workdir, jobs.EXPORT).read_bytes(),
+    "digests": run_card.read(workdir).get("final_digests"),
+    "export": pathlib.Path(workdir, training.EXPORT).read_bytes(),
     **{name: runs.rows(workdir, name) for name in LOGS},
   }
 
@@ -150,7 +158,7 @@ class ResumeTest(parameterized.TestCase):
     self.assertLen(runs.rows(self.workdir), 4)  # Round -1 and three more.
     saved = os.listdir(os.path.join(self.workdir, "checkpoints"))
     self.assertIn("2", saved)
-    self.assertNotIn("final_digests", jobs.read_card(self.workdir))
+    self.assertNotIn("final_digests", run_card.read(self.workdir))
     self.assertEqual(signal.getsignal(number), handler)
     jobs.run(small_config(), self.workdir)
     self.assert_unbroken(self.workdir)

@@ -14,23 +14,28 @@ PACKAGE = ROOT / "r1jax"
 # A module may import its own layer and those before it. `rewards` and `data`
 # stand apart: text and NumPy, of which nothing before `policy` knows.
 LAYERS = {
-  "base": "types records registry tree config_schema config_check",
-  "arrays": "models sampling losses advantages weighting kl packing",
+  "base": "types records registry tree config_schema config_fields "
+  "config_check",
+  "arrays": "models sampling losses score_losses advantages weighting kl "
+  "packing calibration",
   "text": "rewards data",
   "parts": (
-    "policy optim sharding checkpoint metrics memory grading grading_worker"
+    "policy optim sharding checkpoint metrics memory grading grading_worker "
+    "run_card"
   ),
-  "rollout": "rollout judging",
+  "rollout": "rollout judging preference",
   "assembly": "experiment",
   "stages": "stages generate evaluate search",
   "train": "train",
-  "programs": "jobs pipeline plan report report_data main",
+  "programs": "run training jobs pipeline plan report report_data main",
 }
 APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 # What the order forbids, for the one program that stands in its package.
 ALLOWED = {("r1jax.rewards.__main__", "r1jax.grading")}
 # Imported by grader processes and before a device is touched.
-WITHOUT_JAX = "records registry config_schema config_check rewards data"
+WITHOUT_JAX = (
+  "records registry config_schema config_fields config_check rewards data"
+)
 NEVER_IMPORTED = ("tensorflow", "torch")
 
 # What runs text or bytes that a model, a file or a peer may have written.

@@ -6,11 +6,13 @@ for a question whose gold answer its verifier cannot read; such a data set
 is refused when it is loaded.
 """
 
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from r1jax import registry
 from r1jax.data import countdown as countdown_lib
 from r1jax.data import general as general_lib
 from r1jax.data import miniature, split_by_content
@@ -64,23 +66,32 @@ def jsonl(
     ValueError: For a malformed line, by file and number, and as
       `checked`.
   """
+  stem = pathlib.Path(path).stem
+  questions = [
+    _question(row, where, f"{stem}:{number}", fields, verifier)
+    for number, (where, row) in enumerate(json_rows(path), start=1)
+  ]
+  return checked(questions, check_gold, str(path))
+
+
+def json_rows(path: str) -> Iterator[tuple[str, Any]]:
+  """File and number of each line of a JSON-lines file, and what it holds.
+
+  Raises:
+    ValueError: If there is no such file, or for a line that is no JSON.
+  """
   file = _existing(path)
-  questions = []
   with file.open("rb") as lines:
     for number, line in enumerate(lines, start=1):
       where = f"{file}, line {number}"
       try:
-        row = json.loads(line.decode("utf-8"))
+        yield where, json.loads(line.decode("utf-8"))
       except UnicodeDecodeError as error:
         raise ValueError(f"{where}: no UTF-8 ({error.reason}).") from error
       except json.JSONDecodeError as error:
         raise ValueError(
           f"{where}: no JSON ({error.msg} at column {error.colno})."
         ) from error
-      questions.append(
-        _question(row, where, f"{file.stem}:{number}", fields, verifier)
-      )
-  return checked(questions, check_gold, str(file))
 
 
 def parquet(
@@ -159,17 +170,87 @@ def tfds(
   return checked(questions, check_gold, f"{dataset} {split}")
 
 
+def mixture(
+  check_gold: CheckGold, *, parts: Sequence[Mapping[str, Any]]
+) -> list[Question]:
+  """The questions of several data sets, one after the other.
+
+  Args:
+    check_gold: As the module says.
+    parts: Choices of SOURCES; `repeats` of one takes it so often.
+
+  Raises:
+    ValueError: As the parts do, by field.
+  """
+  questions = []
+  for i, part in enumerate(parts):
+    part = dict(part)
+    repeats = part.pop("repeats", 1)
+    source = registry.make(SOURCES, part, f"data.parts[{i}]")
+    questions += source(check_gold) * repeats
+  return questions
+
+
 SOURCES = {
   "countdown": countdown,
   "general": general,
   "programs": programs,
+  "mixture": mixture,
   "jsonl": jsonl,
   "parquet": parquet,
   "tfds": tfds,
 }
 
-# Endless documents for pretraining: `(index, *, ...) -> Document`.
-DOCUMENTS = {"miniature": miniature.document}
+
+def responses(index: int, *, path: str, seed: int = 0) -> miniature.Document:
+  """The document at an index of the endless shuffled passes over a file.
+
+  Args:
+    index: From 0.
+    path: What `generate` wrote: lines with a question and a response.
+    seed: Of the shuffling, anew for each pass.
+
+  Raises:
+    ValueError: If there is no such file, or for a line that does not fit.
+  """
+  return _shuffled(path, seed)[index]
+
+
+def count_responses(path: str) -> int:
+  """How many documents one pass over a file has; raises as `responses`."""
+  return len(_read_responses(path))
+
+
+# Endless documents for training: `(index, *, ...) -> Document`.
+DOCUMENTS = {"miniature": miniature.document, "responses": responses}
+
+
+@functools.lru_cache(maxsize=8)
+def _shuffled(path: str, seed: int) -> Sequence[miniature.Document]:
+  return order(_read_responses(path), seed)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_responses(path: str) -> list[miniature.Document]:
+  documents = []
+  with _existing(path).open(encoding="utf-8") as lines:
+    for number, line in enumerate(lines, start=1):
+      try:
+        row = json.loads(line)
+        question = Question(**row["question"])
+        documents.append(
+          miniature.Document(
+            question, row["response"], question.verifier, {"id": row["id"]}
+          )
+        )
+      except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+          f"{path}, line {number}: {error!r:.200}. It must be an object with "
+          "id, question and response."
+        ) from error
+  if not documents:
+    raise ValueError(f"{path} holds no response. Give at least one.")
+  return documents
 
 
 def checked(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,15 +21,36 @@ def save(
   config: config_lib.ModelConfig,
   params: Params,
   buffers: Params,
+  notes: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes parameters and buffers, and the model's dimensions beside."""
+  """Writes parameters and buffers, and the model's dimensions beside.
+
+  Args:
+    path: Of the file.
+    config: The model's.
+    params, buffers: What is written.
+    notes: More to keep, for `notes`.
+  """
   weights = {"params": params, "buffers": buffers}
   arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(weights)]
   safetensors.numpy.save_file(
     dict(zip(tree.names(weights), arrays)),
     path,
-    metadata={"model": json.dumps(dataclasses.asdict(config))},
+    metadata={"model": json.dumps(dataclasses.asdict(config)), **(notes or {})},
   )
+
+
+def notes(path: str | os.PathLike) -> dict[str, str]:
+  """What was kept beside the weights, `model` among it.
+
+  Raises:
+    ValueError: If the file cannot be read.
+  """
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      return file.metadata() or {}
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f"{path} cannot be read: {error}.") from error
 
 
 def load(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import losses, packing, policy, weighting
+from r1jax.models.moe import Report
 from r1jax.types import Aux, Batch, Stage
 
 LOSS_ON = ("all", "response")
@@ -108,12 +109,17 @@ def pack_update(
 
 def common_sums(batch: Batch, scores: policy.Scores):
   """Metrics of any loss, as sums, and the balance loss."""
+  sums, balance = routing_sums(batch, scores.report)
+  entropy_BT = batch.metric_weights_BT * scores.entropy_BT
+  return sums | {"train/entropy": jnp.sum(entropy_BT)}, balance
+
+
+def routing_sums(batch: Batch, report: Report | None):
+  """Metrics of the MoE layers, as sums, and the balance loss."""
+  if report is None:
+    return {}, 0.0
   mean_BT = batch.metric_weights_BT
-  sums = {"train/entropy": jnp.sum(mean_BT * scores.entropy_BT)}
-  if scores.report is None:
-    return sums, 0.0
-  report = scores.report
-  sums["moe/load_LE"] = report.load_E
+  sums = {"moe/load_LE": report.load_E}
   differs_BT = jnp.mean(report.differs_BT.astype(jnp.float32), axis=0)
   sums["moe/replay_differs_frac"] = jnp.sum(mean_BT * differs_BT)
   balance_BT = jnp.sum(report.balance_BT, axis=0)

@@ -41,6 +41,15 @@ class StoreTest(parameterized.TestCase):
     self.assertEqual(loaded["a"].tobytes(), np.asarray(params["a"]).tobytes())
     self.assertEqual(buffers, {})
 
+  def test_notes_are_kept_beside_the_model(self):
+    self.assertEqual(list(store.notes(self.path)), ["model"])
+    store.save(self.path, self.config, *self.weights, {"a": "中"})
+    notes = store.notes(self.path)
+    self.assertEqual(notes["a"], "中")
+    self.assertEqual(json.loads(notes["model"])["d_model"], 16)
+    with self.assertRaisesRegex(ValueError, "^/nowhere/x cannot be read"):
+      store.notes("/nowhere/x")
+
   @parameterized.parameters(
     (dict(d_ff=20), "params.dense_layers.mlp.down.kernel, .*20"),
     (dict(q_lora_rank=0), "params.dense_layers.attention.query.kernel"),

@@ -83,8 +83,8 @@ MUTANTS = [
   Mutant(
     "positions go on through a packed row",
     "r1jax/packing.py",
-    "np.arange(length, dtype=np.int32) for length in lengths",
-    "np.arange(s.start, s.start + s.length, dtype=np.int32) for s in layout",
+    "[_positions(part) for part in parts]",
+    "[np.arange(s.start, s.start + s.length, dtype=np.int32) for s in layout]",
     "tests/packing_test.py::PackTest::"
     "test_positions_and_segments_of_every_sequence",
   ),
@@ -264,14 +264,14 @@ MUTANTS = [
   ),
   Mutant(
     "a resumed run reads its data from the start",
-    "r1jax/jobs.py",
+    "r1jax/training.py",
     'first_round = info["next_round"]',
     "first_round = 0",
     "tests/resume_test.py::ResumeTest::test_broken_between_two_updates",
   ),
   Mutant(
     "a resumed run starts with an empty optimizer",
-    "r1jax/jobs.py",
+    "r1jax/training.py",
     "    state, info = restored\n",
     "    found, info = restored\n"
     "    state = state._replace(params=found.params, buffers=found.buffers,\n"
@@ -287,9 +287,9 @@ MUTANTS = [
   ),
   Mutant(
     "the learning rate falls a hundred times too slowly",
-    "r1jax/jobs.py",
-    "total_updates=config.rounds,",
-    "total_updates=100 * config.rounds,",
+    "r1jax/training.py",
+    "total_updates = rounds * updates_per_round",
+    "total_updates = 100 * rounds * updates_per_round",
     "tests/jobs_test.py::CardTest::test_learning_rates_of_the_card",
   ),
   Mutant(

@@ -1,0 +1,31 @@
+"""Rejection sampling for the SFT data, from the first reasoning RL.
+
+  python -m r1jax.main --config=configs/rejection.py:checkpoint=DIR
+
+DeepSeek-R1 (arXiv:2501.12948), §2.3.3: correct responses, without mixed
+languages, long paragraphs or code blocks in the thoughts, about 600,000;
+with about 200,000 others, which a judge checks. Samples a prompt,
+temperature and cap are not stated; the miniature's are below.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config; `checkpoint=DIR` and `smoke` are variants."""
+  preset, smoke, overrides = common.parse(arg)
+  config = common.generation(common.miniature(preset))
+  config.name = f"rejection-{preset}"
+  config.init = dict(name="bundled")
+  config.data = common.all_questions()
+  config.samples_per_question = 8
+  config.filters.short_paragraphs = dict(max_chars=80)
+  config.filters.no_code = dict()
+  config.filters.no_repeats = dict(max_frac=0.2)
+  config.judge = dict(name="oracle")
+  config.max_kept_per_question = 4
+  if smoke:
+    common.small_generation(config)
+  return common.apply(config, overrides)

@@ -1,0 +1,184 @@
+"""Every field that a config may have, by job; imports no jax.
+
+A new field is one line.
+"""
+
+from typing import Any
+
+from r1jax import config_schema as schema
+
+_SAMPLING = {
+  "temperature": schema.number(0.0),
+  "top_p": schema.number(0.0, 1.0),
+  "top_k": schema.integer(0),  # 0 keeps every token.
+}
+_SLOTS = {
+  "slots": schema.integer(1),
+  "chunk_tokens": schema.integer(1),
+  "prefill_rows": schema.integer(1),
+  "repetition_tokens": schema.integer(0),  # 0 never ends a response for it.
+}
+_BUDGET = {
+  "max_prompt_tokens": schema.integer(1),
+  "max_response_tokens": schema.integer(1),
+}
+_WEIGHTING = schema.named("token_mean", "sequence_mean", "fixed_length")
+_REWARDS = {
+  "accuracy": {},
+  "format": {},
+  "language": {"identifier": schema.one_of("script", "lingua")},
+  "length": {},
+  "overlong": {
+    "max_tokens": schema.integer(1),
+    "cache_tokens": schema.integer(1),
+  },
+  "repetition": {"ngram_tokens": schema.integer(1)},
+}
+_GRADER = {
+  "workers": schema.integer(1),
+  "timeout_secs": schema.number(0.001),
+  "budget_secs": schema.number(0.001),
+  "worker_mem_mb": schema.integer(64),
+}
+
+_BASE = {
+  "name": schema.TEXT,
+  "job": schema.one_of("lm", "grpo", "reward_model", "evaluate", "generate"),
+  "seed": schema.integer(0),
+  "model": schema.OPEN,
+  "init": schema.Choice(
+    {
+      "random": {},
+      "bundled": {},
+      "safetensors": {"path": schema.TEXT},
+      "checkpoint": {"path": schema.TEXT},
+    }
+  ),
+  "tokenizer": schema.TEXT,
+  "template": schema.TEXT,
+  "mesh": {
+    "data": schema.integer(1),
+    "fsdp": schema.integer(1),
+    "expert": schema.integer(1),
+    "tensor": schema.integer(1),
+  },
+}
+
+_COMMON = {
+  **_BASE,
+  "eval_data": schema.EachOf(schema.Choice(None)),
+  "eval_sampling": {
+    **_SAMPLING,
+    "samples_per_question": schema.integer(1),
+    "questions": schema.integer(1),
+  },
+  **_BUDGET,
+  "rewards": schema.EachOf(
+    schema.Choice(_REWARDS, {"weight": schema.number()}), tuple(_REWARDS)
+  ),
+  "grader": _GRADER,
+}
+
+_UPDATES = {
+  "data": schema.Choice(None),
+  "row_tokens": schema.integer(2),
+  "rows_per_microbatch": schema.integer(1),
+  "optimizer": schema.Choice(
+    dict.fromkeys(("adamw", "sgd")),
+    {
+      "learning_rate": schema.number(0.0),
+      "clip_norm": schema.Kind(
+        "a number of 0 or more, or None",
+        lambda x: x is None or schema.number(0.0).accepts(x),
+      ),
+      "schedule": schema.named("constant", "linear", "cosine"),
+    },
+  ),
+  "checkpoint_every_rounds": schema.integer(1),
+  "keep_checkpoints": schema.integer(1),
+  "eval_every_rounds": schema.integer(0),  # 0 never evaluates.
+  "router_bias_rate": schema.number(0.0),
+  "balance_coef": schema.number(0.0),
+}
+
+_TRAINING = {**_COMMON, **_UPDATES}
+
+FIELDS: dict[str, dict[str, Any]] = {
+  "lm": {
+    **_TRAINING,
+    "rounds": schema.integer(0),  # 0 leaves it to epochs.
+    "epochs": schema.number(0.0),  # Passes over finite data; 0 for rounds.
+    "sequences_per_round": schema.integer(1),
+    "loss_on": schema.one_of("all", "response"),
+    "weighting": _WEIGHTING,
+    "sampling": _SLOTS,
+  },
+  "grpo": {
+    **_TRAINING,
+    "rounds": schema.integer(1),
+    "questions_per_round": schema.integer(1),
+    "samples_per_question": schema.integer(1),
+    "updates_per_round": schema.integer(1),
+    "sampling": {**_SAMPLING, **_SLOTS},
+    "loss": schema.named("clipped_surrogate", "gspo", "cispo"),
+    "advantage": schema.named(
+      "group_normalized",
+      "group_centered",
+      "leave_one_out",
+      "batch_normalized",
+    ),
+    "weighting": _WEIGHTING,
+    "kl": {
+      "name": schema.one_of("k1", "k2", "k3"),
+      "coef": schema.number(0.0),
+      "where": schema.one_of("loss", "reward"),
+      "importance_weighted": schema.BOOL,
+    },
+    "reference_refresh_rounds": schema.integer(0),  # 0 never refreshes.
+    "dynamic_sampling": schema.BOOL,
+    "dynamic_sampling_max_waves": schema.integer(1),
+    "filter_truncated": schema.BOOL,
+    "importance": schema.named(
+      "none",
+      "token_truncate",
+      "token_mask",
+      "sequence_truncate",
+      "sequence_mask",
+    ),
+    "routing_replay": schema.BOOL,
+  },
+  "reward_model": {
+    **_BASE,
+    **_UPDATES,
+    "loss": schema.named("pairwise", "pointwise"),
+    "score_on": schema.one_of("summary", "response"),
+    "epochs": schema.number(0.001),
+    "records_per_round": schema.integer(1),
+    "max_tokens": schema.integer(2),  # Of a prompt and its response.
+    "overlong": schema.one_of("refuse", "drop"),
+    "eval_records": schema.EachOf(schema.Choice(None, {"suite": schema.TEXT})),
+  },
+  "evaluate": {**_COMMON, "sampling": _SLOTS},
+  "generate": {
+    **_COMMON,
+    "data": schema.Choice(None),
+    "questions_per_round": schema.integer(1),
+    "samples_per_question": schema.integer(1),
+    "sampling": {**_SAMPLING, **_SLOTS},
+    "filters": schema.EachOf(
+      schema.Choice(None),
+      (
+        "finished",
+        "no_code",
+        "no_repeats",
+        "one_language",
+        "rewarded",
+        "short_paragraphs",
+      ),
+    ),
+    "judge": schema.named("none", "oracle"),
+    "refine": schema.named("as_it_is", "miniature"),
+    "max_kept_per_question": schema.integer(1),
+    "max_other_frac": schema.number(0.0, 1.0),
+  },
+}

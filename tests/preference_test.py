@@ -1,0 +1,258 @@
+import json
+import os
+import tempfile
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from r1jax import checkpoint, experiment, preference, run_card, sharding
+from r1jax.data import general, miniature, templates
+from r1jax.data import tokenizer as tokenizer_lib
+from r1jax.models import store
+from r1jax.records import Response
+from tests import small
+from tests.models import heads_test
+
+TOKENIZER = tokenizer_lib.load()
+SNOW = general.all_questions()[0]
+TEXT = miniature.layout("think of snow", "snow is white.")
+
+
+def reading(score_on, template="miniature"):
+  return preference.Reading(TOKENIZER, template, score_on)
+
+
+def read(score_on, text, ids=None, prefilled=False, template="miniature"):
+  """What is read after the prompt, without the EOS."""
+  made = reading(score_on, template)
+  response = Response(text, 0, "eos", prefilled)
+  found = preference.token_ids(made, SNOW, response, ids)
+  if found is None:
+    return None
+  prompt = templates.prompt_ids(template, SNOW, TOKENIZER)
+  assert found[: len(prompt)] == prompt
+  assert found[-1] == TOKENIZER.eos_id
+  return found[len(prompt) : -1]
+
+
+class TokenIdsTest(parameterized.TestCase):
+  def test_of_text(self):
+    self.assertEqual(read("summary", TEXT), TOKENIZER.encode("snow is white."))
+    self.assertEqual(read("response", TEXT), TOKENIZER.encode(TEXT))
+    self.assertEqual(
+      read("summary", "snow is white."), TOKENIZER.encode("snow is white.")
+    )
+
+  def test_ids_are_the_policys_own(self):
+    # One piece a byte is how the tokenizer would never write it.
+    odd = [i for c in "snow" for i in TOKENIZER.encode(c)]
+    before, after = TEXT.split("snow is white.")
+    ids = [
+      *TOKENIZER.encode(before),
+      *odd,
+      *TOKENIZER.encode(" is white."),
+      *TOKENIZER.encode(after),
+    ]
+    self.assertEqual(TOKENIZER.decode(ids), TEXT)
+    self.assertNotEqual(ids, TOKENIZER.encode(TEXT))
+    self.assertEqual(read("response", TEXT, ids), ids)
+    want = [*odd, *TOKENIZER.encode(" is white.")]
+    self.assertEqual(read("summary", TEXT, ids), want)
+    self.assertNotEqual(want, TOKENIZER.encode("snow is white."))
+
+  @parameterized.parameters(
+    "<think>x</think><answer> snow is white. </answer>",
+    "<think>snow is white.</think><answer>\nsnow is white.\n</answer>snow",
+    "<think>x</think> snow is white.",
+    "<think>中</think><answer>snow is white.</answer>",
+    "snow is white.",
+  )
+  def test_the_slice_decodes_to_the_summary(self, text):
+    ids = read("summary", text, TOKENIZER.encode(text))
+    self.assertEqual(TOKENIZER.decode(ids), "snow is white.")
+
+  def test_a_summary_that_begins_inside_a_token_is_encoded(self):
+    piece = next(
+      i for i in range(TOKENIZER.vocab_size) if TOKENIZER.piece(i) == "▁is"
+    )
+    before = TEXT.removesuffix("snow is white.</answer>")
+    ids = [*TOKENIZER.encode(before), piece, *TOKENIZER.encode("</answer>")]
+    text = TOKENIZER.decode(ids)
+    self.assertEndsWith(text, "<answer> is</answer>")
+    self.assertEqual(read("summary", text, ids), TOKENIZER.encode("is"))
+
+  @parameterized.parameters(
+    "<think>cut off",
+    "<think>x</think><answer>snow is",
+    "<think>x</think><answer> </answer>",
+    "",
+  )
+  def test_no_summary(self, text):
+    self.assertIsNone(read("summary", text))
+    self.assertIsNone(read("summary", text, TOKENIZER.encode(text)))
+    self.assertIsNotNone(read("response", text))
+
+  def test_an_opened_think_is_read_once(self):
+    inner = TEXT.removeprefix("<think>")
+    ids = TOKENIZER.encode(inner)
+    # The policy's prompt opened it, the reward model's does not.
+    self.assertEqual(
+      read("response", inner, ids, prefilled=True), TOKENIZER.encode(TEXT)
+    )
+    # Both do: the policy's own ids.
+    same = dict(prefilled=True, template="miniature-think")
+    self.assertEqual(read("response", inner, ids, **same), ids)
+    # Only the reward model's does.
+    self.assertEqual(
+      read("response", TEXT, None, template="miniature-think"), ids
+    )
+
+  def test_a_template_that_opens_think_is_refused_for_summaries(self):
+    preference.check(reading("summary"))
+    preference.check(reading("response", "miniature-think"))
+    with self.assertRaisesRegex(ValueError, "'miniature-think' opens <think>"):
+      preference.check(reading("summary", "miniature-think"))
+
+
+class ScorerTest(parameterized.TestCase):
+  @parameterized.parameters(*small.CONFIGS)
+  def test_packed_equals_one_by_one(self, name):
+    config = small.CONFIGS[name]()
+    weights = heads_test.drawn(config)
+    sequences = [small.tokens(n, seed=n) for n in (5, 9, 3, 7, 12, 4, 2)]
+    # Both fill a batch of one shape, the second one with a sequence.
+    score = preference.make_scorer(
+      preference.make(config), lambda x: x, row_tokens=12, rows=2
+    )
+    packed_B = score(*weights, sequences)
+    alone_B = [score(*weights, [ids])[0] for ids in sequences]
+    self.assertEqual(packed_B.dtype, np.float32)
+    np.testing.assert_allclose(packed_B, alone_B, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(packed_B, score(*weights, sequences))
+    # Scores differ and each is its own sequence's.
+    self.assertLen(set(packed_B.tolist()), 7)
+    np.testing.assert_allclose(
+      score(*weights, sequences[::-1]), packed_B[::-1], rtol=1e-4, atol=1e-5
+    )
+
+  def test_one_program(self):
+    config = small.gqa()
+    traced = []
+    model = preference.make(config)
+
+    def scores(*arguments):
+      traced.append(None)
+      return model.scores(*arguments)
+
+    score = preference.make_scorer(
+      model._replace(scores=scores), lambda x: x, row_tokens=12, rows=2
+    )
+    weights = heads_test.drawn(config)
+    for count in (1, 5, 9):
+      score(*weights, [small.tokens(n % 7 + 2) for n in range(count)])
+    self.assertLen(traced, 1)
+    self.assertEqual(score(*weights, []).shape, (0,))
+
+  def test_responses_without_a_summary_have_no_score(self):
+    def score(params, buffers, sequences):
+      self.assertEqual((params, buffers), ("params", "buffers"))
+      return np.array([len(ids) for ids in sequences], np.float32)
+
+    texts = [TEXT, "<think>cut", "snow is white."]
+    found = preference.score_responses(
+      score,
+      reading("summary"),
+      "params",
+      "buffers",
+      [SNOW] * 3,
+      [Response(text, 0, "eos") for text in texts],
+      [TOKENIZER.encode(text) for text in texts],
+    )
+    self.assertIsNone(found[1])
+    self.assertEqual(found[0], found[2])
+    prompt = templates.prompt_ids("miniature", SNOW, TOKENIZER)
+    length = len(prompt) + len(TOKENIZER.encode("snow is white.")) + 1
+    self.assertEqual(found[0], length)
+
+
+class LoadTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = self.enter_context(tempfile.TemporaryDirectory())
+    self.file = os.path.join(self.folder, "rm.safetensors")
+    self.config = small.mla()
+    self.weights = heads_test.drawn(self.config)
+
+  def save(self, **changes):
+    """A trained model's file and workdir."""
+    note = preference.describe(self.config, "t0", reading("summary")) | changes
+    notes = {preference.NOTE: json.dumps(note)}
+    store.save(self.file, self.config, *self.weights, notes)
+    saved = checkpoint.Checkpointer(
+      os.path.join(self.folder, "checkpoints"), keep=1
+    )
+    params, buffers = self.weights
+    saved.save(0, {"params": params, "buffers": buffers}, {})
+    saved.close()
+    run_card.write(self.folder, {preference.NOTE: note})
+
+  def load(self, path, config=None, digest="t0"):
+    config = config or self.config
+    mesh = sharding.make_mesh(dict(data=1, fsdp=1, expert=1, tensor=1))
+    abstract = experiment.abstract_weights(preference.make(config), mesh)
+    return preference.load(path, config, TOKENIZER, digest, abstract)
+
+  def test_from_file_workdir_and_checkpoints(self):
+    self.save()
+    for path in (
+      self.file,
+      self.folder,
+      os.path.join(self.folder, "checkpoints"),
+    ):
+      params, buffers, found = self.load(path)
+      self.assertEqual(found, reading("summary"))
+      jax.tree.map(
+        np.testing.assert_array_equal, (params, buffers), self.weights
+      )
+
+  def test_how_it_is_computed_may_differ(self):
+    self.save()
+    other = small.mla(remat="full", moe_impl="dense", scan_unroll=2)
+    self.load(self.file, other)
+
+  def test_another_model_is_refused(self):
+    self.save()
+    for path in (self.file, self.folder):
+      with self.assertRaisesRegex(
+        ValueError, f"^{path} is a reward model whose rope_theta is 10000.0"
+      ) as raised:
+        self.load(path, small.mla(rope_theta=7.0))
+      self.assertNotIn("\n", str(raised.exception))
+
+  def test_another_tokenizer_is_refused(self):
+    self.save()
+    for path in (self.file, self.folder):
+      with self.assertRaisesRegex(
+        ValueError, f"^{path} reads tokens of tokenizer t0, .* is t1. Train"
+      ):
+        self.load(path, digest="t1")
+
+  def test_a_policy_is_refused(self):
+    store.save(self.file, self.config, *small.weights(self.config))
+    for path in (self.file, self.folder):
+      with self.assertRaisesRegex(ValueError, f"^{path} holds no reward model"):
+        self.load(path)
+
+  def test_a_reward_model_is_refused_as_a_policy(self):
+    self.save()
+    abstract = jax.eval_shape(lambda: small.weights(self.config))
+    message = "has (no|none|float32).*"
+    with self.assertRaisesRegex(ValueError, message):
+      store.load(self.file, *abstract)
+    with self.assertRaisesRegex(ValueError, message):
+      checkpoint.restore_weights(self.folder, *abstract)
+
+
+if __name__ == "__main__":
+  absltest.main()
