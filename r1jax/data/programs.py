@@ -7,7 +7,7 @@ from collections.abc import Callable
 from r1jax.data import split_by_content
 from r1jax.records import Question
 
-INPUTS = (0, 1, 4, 7, 12, -3)
+INPUTS = (97, -1)  # What they give tells all the programs apart.
 
 # What the question says, the program, and what the program must do; k and
 # j run over the numbers 2 to 9.

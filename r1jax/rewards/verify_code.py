@@ -47,11 +47,16 @@ _DEFAULTS = {
   "module": "solution",
 }
 _IGNORED = ("type", "tests", "program")
+_MAX_PASSED = 1024  # The oldest is forgotten first.
+_passed: dict[str, Reward] = {}
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 
 
 def verify(question: Question, answer: extract.Answer) -> Reward:
   """1 if the answer's program passes all tests, else 0, or the share.
+
+  A program that passed is not run again, as long as it is among the last
+  ones of this process to pass: the samples of a question repeat themselves.
 
   Raises:
     ValueError: If the gold is malformed.
@@ -64,6 +69,18 @@ def verify(question: Question, answer: extract.Answer) -> Reward:
   program = code_text.program(answer.text, tags)
   if "\0" in program:
     return Reward(0.0, "no program: there is a NUL in it")
+  key = repr((gold, program))
+  if key in _passed:
+    return _passed[key]
+  reward = _judge(gold, program)
+  if reward.value == 1.0:
+    if len(_passed) == _MAX_PASSED:
+      del _passed[next(iter(_passed))]
+    _passed[key] = reward
+  return reward
+
+
+def _judge(gold: dict[str, Any], program: str) -> Reward:
   passed, total, why = 0, len(gold["tests"]), ""
   results = TYPES[gold["type"]](gold, program)
   for number, failure in enumerate(results, start=1):

@@ -1,11 +1,12 @@
 import resource
 import shutil
+from unittest import mock
 
 import pytest
 from absl.testing import absltest, parameterized
 
 from r1jax.data import programs
-from r1jax.records import Question
+from r1jax.records import Question, Reward
 from r1jax.rewards import extract, runners, verifiers, verify_code
 
 SQUARE = "def sq(x):\n  return x * x\n"
@@ -254,6 +255,42 @@ import gc, sys, threading
 inside = "r1jax.rewards.inside."
 values, plain = sys.modules[inside + "values"], sys.modules[inside + "plain"]
 """
+
+
+class PassedTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.enterContext(mock.patch.dict(verify_code._passed, clear=True))
+    self.judge = self.enterContext(
+      mock.patch.object(
+        verify_code, "_judge", side_effect=lambda gold, program: self.given
+      )
+    )
+
+  def test_what_passed_is_not_run_again_for_the_same_tests(self):
+    self.given = Reward(1.0, "passes")
+    two, three = ([{"in": "", "out": out}] for out in ("2", "3"))
+    for tests in (two, two, three, two):
+      self.assertEqual(verdict("print(2)", type="stdin", tests=tests)[0], 1.0)
+    verdict("print( 2)", type="stdin", tests=two)
+    self.assertEqual(self.judge.call_count, 3)
+
+  def test_what_failed_is_run_again(self):
+    self.given = Reward(0.0, "time")
+    for _ in range(2):
+      verdict("print(2)", type="stdin", tests=[{"in": "", "out": "2"}])
+    self.assertEqual(self.judge.call_count, 2)
+
+  def test_no_more_are_kept_than_the_limit(self):
+    self.given = Reward(1.0, "passes")
+    tests = [{"in": "", "out": "2"}]
+    with mock.patch.object(verify_code, "_MAX_PASSED", 2):
+      for program in "1232":
+        verdict(program, type="stdin", tests=tests)
+      self.assertEqual(self.judge.call_count, 3)
+      verdict("1", type="stdin", tests=tests)
+    self.assertEqual(self.judge.call_count, 4)
+    self.assertLen(verify_code._passed, 2)
 
 
 class ForgedTest(parameterized.TestCase):
