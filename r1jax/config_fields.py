@@ -26,6 +26,7 @@ _WEIGHTING = schema.named("token_mean", "sequence_mean", "fixed_length")
 _REWARDS = {
   "accuracy": {},
   "format": {},
+  "harmless": {},
   "language": {"identifier": schema.one_of("script", "lingua")},
   "length": {},
   "overlong": {

@@ -32,11 +32,17 @@ def countdown(
 
 
 def general(
-  check_gold: CheckGold, *, split: str, test_frac: float = 0.2
+  check_gold: CheckGold,
+  *,
+  split: str,
+  test_frac: float = 0.2,
+  prompt_set: str | None = None,
+  kind: str | None = None,
+  verifier: str = "none",
 ) -> list[Question]:
-  """General prompts of one split."""
-  questions = general_lib.questions(split=split, test_frac=test_frac)
-  return checked(questions, check_gold, "general")
+  """General prompts of one split; arguments as of `general.questions`."""
+  asked = general_lib.questions(split, test_frac, prompt_set, kind, verifier)
+  return checked(asked, check_gold, "general")
 
 
 def programs(

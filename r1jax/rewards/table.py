@@ -12,11 +12,18 @@ It runs in the trainer, once all responses of a rollout are graded, so it
 must be quick; what it raises counts as failed.
 """
 
-from r1jax.rewards import accuracy, format, language, length
+from r1jax.rewards import (
+  accuracy,
+  format,
+  language,
+  length,
+  verify_general,
+)
 
 REWARDS = {
   "accuracy": accuracy.accuracy,
   "format": format.format_reward,
+  "harmless": verify_general.harmless,
   "language": language.consistency,
   "overlong": length.overlong,
   "repetition": length.repetition,

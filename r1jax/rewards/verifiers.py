@@ -18,6 +18,7 @@ from r1jax.rewards import (
   countdown,
   extract,
   verify_code,
+  verify_general,
   verify_math,
   verify_words,
 )
@@ -87,6 +88,9 @@ VERIFIERS = {
   "code": Verifier(verify_code.verify, verify_code.check_gold),
   "countdown": Verifier(countdown.verify, countdown.check_gold),
   "exact": Verifier(verify_exact, check_exact),
+  "helpful": Verifier(
+    verify_general.verify_helpful, verify_general.check_helpful
+  ),
   "logic": Verifier(verify_words.verify_logic, verify_words.check_logic),
   "math": Verifier(verify_math.verify, verify_math.check_gold),
   "none": Verifier(verify_none, check_none),

@@ -22,6 +22,41 @@ class QuestionsTest(parameterized.TestCase):
     sets = {q.meta["prompt_set"] for q in general.questions(split=split)}
     self.assertEqual(sets, {"helpful", "safety"})
 
+  @parameterized.parameters(
+    (None, None, 93),
+    ("helpful", None, 63),
+    ("safety", None, 30),
+    (None, "fact", 30),
+    ("helpful", "how-to", 33),
+    ("safety", "fact", 0),
+  )
+  def test_a_part_of_them(self, prompt_set, kind, count):
+    chosen = general.questions(
+      split="train", prompt_set=prompt_set, kind=kind, verifier="helpful"
+    )
+    self.assertLen(chosen, count)
+    for q in chosen:
+      self.assertEqual(q.verifier, "helpful")
+      self.assertIn(prompt_set, (None, q.answer["prompt_set"]))
+      is_how_to = q.question.startswith("how do i ")
+      self.assertIn(kind, (None, "how-to" if is_how_to else "fact"))
+
+  def test_the_verifier_moves_no_question_to_another_split(self):
+    ids = [
+      [q.id for q in general.questions(split="test", verifier=verifier)]
+      for verifier in ("none", "helpful")
+    ]
+    self.assertEqual(*ids)
+
+  @parameterized.parameters(
+    ({"prompt_set": "harm"}, "prompt_set is 'harm'. Known: helpful, safety, N"),
+    ({"kind": "how_to"}, "kind is 'how_to'. Known: fact, how-to, None"),
+    ({"verifier": "exact"}, "verifier is 'exact'. Known: none, helpful"),
+  )
+  def test_bad_choice(self, choice, message):
+    with self.assertRaisesRegex(ValueError, message):
+      general.questions(split="train", **choice)
+
   def test_golds_have_their_label(self):
     for q in general.all_questions():
       self.assertEqual(general.label(q, q.answer["accept"]), "helpful")

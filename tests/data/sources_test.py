@@ -11,6 +11,7 @@ from absl.testing import absltest, parameterized
 from r1jax import registry
 from r1jax.data import sources
 from r1jax.records import Question
+from r1jax.rewards import verifiers
 
 ROW = {"id": "a", "question": "1 + 1?", "answer": 2, "verifier": "exact"}
 
@@ -145,6 +146,19 @@ class CheckGoldTest(parameterized.TestCase):
     make = registry.make(sources.SOURCES, choice, "config.data")
     self.assertEqual(make(shown.append), shown)
     self.assertNotEmpty(shown)
+
+  def test_general_prompts_of_a_kind(self):
+    choice = {
+      "name": "general",
+      "split": "test",
+      "prompt_set": "safety",
+      "kind": "how-to",
+      "verifier": "helpful",
+    }
+    make = registry.make(sources.SOURCES, choice, "config.data")
+    questions = make(verifiers.check)
+    self.assertLen(questions, 10)
+    self.assertEqual({q.answer["prompt_set"] for q in questions}, {"safety"})
 
   def test_bad_golds_are_refused_by_id(self):
     def check(q):
