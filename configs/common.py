@@ -179,7 +179,7 @@ def sft(config: ConfigDict) -> ConfigDict:
 def small_sft(config: ConfigDict) -> None:
   """Makes it end within seconds."""
   config.epochs = 0.1
-  config.optimizer.schedule.warmup_updates = 1
+  config.optimizer.schedule.warmup_updates = 0
 
 
 def reward_model(preset: str) -> ConfigDict:

@@ -10,8 +10,8 @@ from typing import Any
 
 import ml_collections
 
+from r1jax import chain, registry
 from r1jax import config_schema as schema
-from r1jax import registry
 from r1jax.config_fields import FIELDS
 
 # The shortest response that can be right: four tags, a thought, an answer
@@ -25,15 +25,17 @@ def check(config: ml_collections.ConfigDict) -> None:
   Unknown and missing fields, values of a wrong type or out of range, names
   that no table has, and values that contradict each other.
   """
-  plain = schema.plain(config)
-  job = plain.get("job")
+  found = _problems(schema.plain(config))
+  if found:
+    raise ValueError("\n".join(found))
+
+
+def _problems(config: dict[str, Any]) -> list[str]:
+  job = config.get("job")
   if job not in FIELDS:
     registry.lookup(FIELDS, job, "config.job")
-  problems = list(schema.problems(plain, FIELDS[job], "config"))
-  if not problems:
-    problems = [p for rule in RULES[job] for p in rule(plain)]
-  if problems:
-    raise ValueError("\n".join(problems))
+  found = list(schema.problems(config, FIELDS[job], "config"))
+  return found or [p for rule in RULES[job] for p in rule(config)]
 
 
 def paths(job: str) -> list[str]:
@@ -266,6 +268,17 @@ def _rows_hold_a_record(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _stages_are_whole(config: dict[str, Any]) -> Iterator[str]:
+  yield from chain.problems(config["stages"])
+  for stage in config["stages"]:
+    try:
+      filled = chain.config_of(stage, "WORKDIR", config["seed"])
+      found = _problems(schema.plain(filled))
+    except ValueError as error:
+      found = [str(error)]
+    yield from (f"Stage {stage['stage']}: {problem}" for problem in found)
+
+
 _EVALUATION_RULES = [
   _identifier_is_installed,
   _overlong_is_reached,
@@ -296,4 +309,5 @@ RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
   ],
   "evaluate": [*_EVALUATION_RULES, _room_for_the_tags],
   "generate": [_room_for_the_tags],
+  "pipeline": [_stages_are_whole],
 }

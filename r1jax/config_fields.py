@@ -182,4 +182,18 @@ FIELDS: dict[str, dict[str, Any]] = {
     "max_kept_per_question": schema.integer(1),
     "max_other_frac": schema.number(0.0, 1.0),
   },
+  # The whole config of each stage is checked as one of its job.
+  "pipeline": {
+    "name": schema.TEXT,
+    "job": schema.one_of("pipeline"),
+    "seed": schema.integer(0),
+    "stages": schema.EachOf(
+      {
+        "stage": schema.TEXT,
+        "config": schema.OPEN,
+        "init": schema.OPTIONAL_TEXT,
+        "inputs": schema.TEXTS,
+      }
+    ),
+  },
 }

@@ -76,6 +76,11 @@ def named(*known: str) -> Choice:
 
 
 TEXT = Kind("a text", lambda x: isinstance(x, str) and bool(x))
+OPTIONAL_TEXT = Kind("a text or None", lambda x: x is None or TEXT.accepts(x))
+TEXTS = Kind(
+  "a dict of texts",
+  lambda x: isinstance(x, Mapping) and all(map(TEXT.accepts, x.values())),
+)
 BOOL = Kind("True or False", lambda x: isinstance(x, bool))
 # Checked by the class that it is made into.
 OPEN = Kind("a dict", lambda x: isinstance(x, Mapping))

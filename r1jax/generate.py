@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
-from r1jax import metrics, registry, rollout, tree
+from r1jax import interrupt, metrics, registry, rollout, tree
 from r1jax.data import general, readable
 from r1jax.records import Question
 from r1jax.rewards import extract
@@ -211,21 +212,26 @@ def run(
   settings: Settings,
   write_metrics: Callable[[int, Mapping[str, Any]], None],
   first_round: int,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
   """Samples what is missing of the rounds and writes DATA.
 
   Returns:
-    `records`, `sampled` and `dropped` by reason, and DATA's digest.
+    `records`, `sampled` and `dropped` by reason, and DATA's digest; None if
+    a signal came before the last round.
 
   Raises:
     ValueError: If nothing at all was kept; it lists the reasons.
   """
   kept = metrics.JsonLines(os.path.join(workdir, KEPT))
   try:
-    for round in metrics.progress(range(first_round, rounds), "rounds"):
-      records, row = collect_round(round)
-      kept.write(records)
-      write_metrics(round, row)
+    with interrupt.watch() as stopped:
+      for round in metrics.progress(range(first_round, rounds), "rounds"):
+        records, row = collect_round(round)
+        kept.write(records)
+        write_metrics(round, row)
+        if stopped() and round + 1 < rounds:
+          logging.info("Stopped by a signal; %d rounds are saved.", round + 1)
+          return None
   finally:
     kept.close()
   rows = metrics.read_jsonl(os.path.join(workdir, "metrics.jsonl"))

@@ -21,6 +21,7 @@ from r1jax import (
   metrics,
   policy,
   registry,
+  report,
   run_card,
   sharding,
   train,
@@ -50,6 +51,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   start = time.time()
   with contextlib.ExitStack() as stack:
     job(run_lib.start(config, workdir, stack))
+  try:
+    report.write(workdir)
+  except Exception as error:  # The run is whole, whatever its page lacks.
+    logging.warning("%s: no report (%r).", workdir, error)
   logging.info("%s: %.0f s.", workdir, time.time() - start)
 
 
@@ -167,6 +172,8 @@ def _generate(run: run_lib.Run) -> None:
   result = generate.run(
     workdir, collect, rounds, settings, writer.write, first_round
   )
+  if result is None:  # Stopped by a signal.
+    return
   run_card.write(
     workdir,
     {"generated": result, "final_digests": {"data": result["digest"]}},

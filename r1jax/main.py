@@ -54,9 +54,10 @@ def main(argv: list[str]) -> None:
   workdir = _WORKDIR.value or f"runs/{config.name}"
   try:
     config_check.check(config)
-    from r1jax import jobs  # Imports jax, after the config was checked.
+    from r1jax import jobs, pipeline  # They import jax: after the check.
 
-    jobs.run(config, workdir)
+    run = pipeline.run if config.job == "pipeline" else jobs.run
+    run(config, workdir)
   except (ValueError, OSError) as error:
     sys.exit(f"r1jax: {error}")
 

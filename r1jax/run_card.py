@@ -25,10 +25,10 @@ def claim(config: ml_collections.ConfigDict, workdir: str) -> None:
   if "config" not in card:
     write(workdir, {"config": wanted})
     return
-  different = sorted(_differences(card["config"], wanted, "config"))
+  different = differences(card["config"], config)
   if different:
     raise ValueError(
-      f"{workdir} was made by another config: {'; '.join(different[:5])}. "
+      f"{workdir} was made by another config: {different}. "
       "Choose another --workdir, or run the config that made it."
     )
 
@@ -58,6 +58,14 @@ def write(workdir: str, fields: dict[str, Any]) -> None:
   with open(path + ".new", "w", encoding="utf-8") as file:
     json.dump(card, file, indent=2, ensure_ascii=False)
   os.replace(path + ".new", path)
+
+
+def differences(
+  found: dict[str, Any], config: ml_collections.ConfigDict
+) -> str:
+  """Fields that differ, five at most; empty where none does."""
+  wanted = json.loads(config.to_json())
+  return "; ".join(sorted(_differences(found, wanted, "config"))[:5])
 
 
 def _differences(found, wanted, field):

@@ -5,11 +5,9 @@ keys are functions of (seed, round), so a run that was killed and started
 again is the unbroken run.
 """
 
-import contextlib
 import functools
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +16,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from r1jax import checkpoint, metrics, sharding, tree
+from r1jax import checkpoint, interrupt, metrics, sharding, tree
 from r1jax.models import moe
 from r1jax.types import Aux, Batch, Params, Stage
 
@@ -217,7 +215,7 @@ def run(
     NotFinite: The state before the round is saved first.
   """
   saved = first_round
-  with _stop_signal() as stopped:
+  with interrupt.watch() as stopped:
     if first_round == 0 and loop.eval_every_rounds:
       writer.write(-1, loop.evaluate(state, -1))
     rounds = range(first_round, loop.rounds)
@@ -277,33 +275,6 @@ def _round(stage, update, state, loop, round, checkpointer):
   row["time/update_secs"] = end - collected
   row["time/total_secs"] = end - start
   return state, row
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-  """A function that says whether SIGTERM or SIGINT has come.
-
-  The first one is only noted; the next one does what it did before.
-  """
-  received: list[int] = []
-  numbers = (signal.SIGTERM, signal.SIGINT)
-  before = {number: signal.getsignal(number) for number in numbers}
-
-  def restore():
-    for number in numbers:
-      signal.signal(number, before[number])
-
-  def note(number, _):
-    received.append(number)
-    restore()
-    logging.info("Stopping after this round; a second signal stops at once.")
-
-  for number in numbers:
-    signal.signal(number, note)
-  try:
-    yield lambda: bool(received)
-  finally:
-    restore()
 
 
 def digests(state: TrainState) -> dict[str, str]:

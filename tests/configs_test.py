@@ -128,6 +128,8 @@ class BuildTest(parameterized.TestCase):
     config = get_config(name, arg)
     config_check.check(config)
     self.assertTrue(config.is_locked)
+    if config.job == "pipeline":
+      return  # Each of its stages is the config of another file.
     made = tokenizer.load(config.tokenizer)
     experiment.dimensions(config, made)
 
@@ -148,7 +150,7 @@ class BuildTest(parameterized.TestCase):
   @parameterized.parameters(*FILES)
   def test_update_lowers_on_abstract_shapes(self, name):
     config = get_config(name)
-    if config.job in ("evaluate", "generate"):
+    if config.job in ("evaluate", "generate", "pipeline"):
       self.skipTest("has no update")
     self.check_update(config, model_config.from_dict(config.model.to_dict()))
 

@@ -150,3 +150,19 @@ def main(*flags, **environment):
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+def check(code, *arguments):
+  """Runs code in a process that can be forked: no device is touched yet."""
+  settings = {k.upper(): str(v) for k, v in _CACHE_SETTINGS.items()}
+  done = subprocess.run(
+    [sys.executable, "-c", code, *arguments],
+    cwd=ROOT,
+    env=os.environ | settings,
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  return done.stdout

@@ -14,14 +14,14 @@ PACKAGE = ROOT / "r1jax"
 # A module may import its own layer and those before it. `rewards` and `data`
 # stand apart: text and NumPy, of which nothing before `policy` knows.
 LAYERS = {
-  "base": "types records registry tree config_schema config_fields "
+  "base": "types records registry tree config_schema config_fields chain "
   "config_check",
   "arrays": "models sampling losses score_losses advantages weighting kl "
   "packing calibration",
   "text": "rewards data",
   "parts": (
     "policy optim sharding checkpoint metrics memory grading grading_worker "
-    "run_card"
+    "interrupt run_card"
   ),
   "rollout": "rollout judging preference",
   "assembly": "experiment",
@@ -34,7 +34,7 @@ APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 ALLOWED = {("r1jax.rewards.__main__", "r1jax.grading")}
 # Imported by grader processes and before a device is touched.
 WITHOUT_JAX = (
-  "records registry config_schema config_fields config_check rewards data"
+  "records registry config_schema config_fields chain config_check rewards data"
 )
 NEVER_IMPORTED = ("tensorflow", "torch")
 

@@ -1,0 +1,89 @@
+"""The whole chain of DeepSeek-R1, from the base to R1, in one command.
+
+  python -m r1jax.main --config=configs/r1.py
+
+The same command again goes on where it was stopped, and skips what is done.
+A stage is one entry below: its name, its config, the stage whose weights it
+starts from (None: those that its config names), and what else it takes from
+the stages before it. `stages=zero+traces` runs these and what they need;
+`seed=3` is every stage's seed; `zero.rounds=80` sets a field of one stage.
+
+DeepSeek-R1 (arXiv:2501.12948), figure 2 and §2: each stage's own file says
+what of it is the paper's. Hardware: two CPU cores; not yet run whole.
+"""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+STAGES = (
+  ("zero", "zero", None, {}),
+  ("traces", "traces", "zero", {}),
+  ("cold_start", "cold_start", None, {"data.path": "traces/data.jsonl"}),
+  ("reasoning", "reasoning", "cold_start", {}),
+  ("reasoning_no_language", "reasoning:language=0", "cold_start", {}),
+  ("rejection", "rejection", "reasoning", {}),
+  ("sft", "sft", None, {"data.path": "rejection/data.jsonl"}),
+  ("reward_helpful", "reward_helpful", "sft", {}),
+  ("reward_safety", "reward_safety", "sft", {}),
+  ("eval_base", "evaluate", None, {}),
+  ("eval_zero", "evaluate", "zero", {}),
+  ("eval_cold_start", "evaluate", "cold_start", {}),
+  ("eval_reasoning", "evaluate", "reasoning", {}),
+  ("eval_no_language", "evaluate", "reasoning_no_language", {}),
+  ("eval_sft", "evaluate", "sft", {}),
+)
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config; `smoke` and those above are variants."""
+  preset, smoke, overrides = common.parse(arg)
+  names = [name for name, *_ in STAGES]
+  chosen = overrides.pop("stages", None)
+  words = [preset, *(["smoke"] if smoke else [])]
+  config = ConfigDict()
+  config.name = f"r1-{'-'.join(words)}"
+  config.job = "pipeline"
+  config.seed = int(overrides.pop("seed", 0))
+  own: dict[str, list[str]] = {name: [] for name in names}
+  for key, value in overrides.items():
+    name, _, field = key.partition(".")
+    if name not in own or not field:
+      raise ValueError(f"config.{key} is unknown.")
+    own[name].append(f"{field}={value}")
+  wanted = set(names if chosen is None else _needed(chosen.split("+")))
+  config.stages = [
+    dict(
+      stage=name,
+      config=_config(file, [*words, f"seed={config.seed}", *own[name]]),
+      init=init,
+      inputs=inputs,
+    )
+    for name, file, init, inputs in STAGES
+    if name in wanted
+  ]
+  return config.lock()
+
+
+def _config(file: str, words: list[str]) -> ConfigDict:
+  name, _, arg = file.partition(":")
+  module = importlib.import_module(f"configs.{name}")
+  return module.get_config(",".join([*words, *filter(None, [arg])]))
+
+
+def _needed(names: list[str]) -> Iterator[str]:
+  """These stages and all that they take something from."""
+  table: dict[str, Any] = {name: rest for name, *rest in STAGES}
+  while names:
+    name = names.pop()
+    if name not in table:
+      known = ", ".join(table)
+      raise ValueError(f"config.stages has {name!r}. Known: {known}.")
+    yield name
+    _, init, inputs = table[name]
+    sources = [*inputs.values(), *filter(None, [init])]
+    names.extend(source.split("/")[0] for source in sources)
