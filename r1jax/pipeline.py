@@ -9,6 +9,7 @@ not, and refuses what has changed since.
 import contextlib
 import hashlib
 import json
+import logging as std_logging
 import os
 import shutil
 import time
@@ -40,6 +41,9 @@ CHECKPOINTS = "checkpoints"
 OUTPUTS = (training.EXPORT, generate.DATA, "eval.jsonl", CHECKPOINTS)
 Stage = Mapping[str, Any]
 Records = dict[str, dict[str, Any]]
+
+# It tells of every reset.
+std_logging.getLogger("jax._src.compilation_cache").setLevel("WARNING")
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -16,6 +16,7 @@ from r1jax import (
   config_check,
   experiment,
   jobs,
+  report,
   run_card,
   train,
   training,
@@ -341,6 +342,20 @@ class WholeRunTest(parameterized.TestCase):
         run_card.read(workdir)["params_digest"],
         run_card.read(trained)["final_digests"]["params"],
       )
+
+  def test_a_report_is_written_whose_failure_ends_nothing(self):
+    config = runs.config("pretrain", rounds=2, sequences_per_round=2)
+    page = os.path.join(self.workdir, "whole", "report.html")
+    run(config, os.path.dirname(page))
+    self.assertTrue(os.path.exists(page))
+    with (
+      mock.patch.object(report, "write", side_effect=KeyError("x")),
+      self.assertLogs(level="WARNING") as logs,
+    ):
+      run(config, os.path.join(self.workdir, "without"))
+    self.assertIn("no report (KeyError('x'))", logs.output[-1])
+    card = run_card.read(os.path.join(self.workdir, "without"))
+    self.assertIn("final_digests", card)
 
   def test_rollouts_are_whole(self):
     run(runs.config(), self.workdir)
