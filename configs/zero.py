@@ -48,6 +48,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.kl = dict(
     name="k3", coef=0.001, where="loss", importance_weighted=False
   )
+  config.rewards_by_kind = {}
+  config.reward_models = {}
+  config.general_from_round = 0
+  config.general_frac = 0.0
   config.reference_refresh_rounds = 25
   config.dynamic_sampling = False
   config.dynamic_sampling_max_waves = 1

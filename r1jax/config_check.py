@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from r1jax import chain, registry
+from r1jax import chain, config_kinds, registry
 from r1jax import config_schema as schema
 from r1jax.config_fields import FIELDS
 
@@ -301,6 +301,7 @@ RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
     _rewards_count,
     _length_compares_right_ones,
     _experts_to_replay,
+    *config_kinds.RULES,
   ],
   "reward_model": [
     _mesh_divides_rows,

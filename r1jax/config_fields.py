@@ -35,6 +35,8 @@ _REWARDS = {
   },
   "repetition": {"ngram_tokens": schema.integer(1)},
 }
+_MODEL_REWARD = {"floor": schema.number()}  # Where there is nothing to read.
+_MODEL_REWARDS = {"helpful": _MODEL_REWARD, "safety": _MODEL_REWARD}
 _GRADER = {
   "workers": schema.integer(1),
   "timeout_secs": schema.number(0.001),
@@ -56,7 +58,13 @@ _BASE = {
     }
   ),
   "tokenizer": schema.TEXT,
-  "template": schema.TEXT,
+  "template": schema.Kind(
+    "a text, or a dict with one for each kind of question",
+    lambda x: (
+      isinstance(x, str)
+      or (isinstance(x, dict) and all(isinstance(v, str) for v in x.values()))
+    ),
+  ),
   "mesh": {
     "data": schema.integer(1),
     "fsdp": schema.integer(1),
@@ -120,6 +128,17 @@ FIELDS: dict[str, dict[str, Any]] = {
     "questions_per_round": schema.integer(1),
     "samples_per_question": schema.integer(1),
     "updates_per_round": schema.integer(1),
+    "rewards": schema.EachOf(
+      schema.Choice(_REWARDS | _MODEL_REWARDS, {"weight": schema.number()}),
+      (*_REWARDS, *_MODEL_REWARDS),
+    ),
+    "rewards_by_kind": schema.OPEN,  # Empty: all take all.
+    "reward_models": schema.EachOf(
+      schema.Choice({k: {"path": schema.TEXT} for k in _MODEL_REWARDS}),
+      tuple(_MODEL_REWARDS),
+    ),
+    "general_from_round": schema.integer(0),
+    "general_frac": schema.number(0.0, 1.0),  # Of the questions from then on.
     "sampling": {**_SAMPLING, **_SLOTS},
     "loss": schema.named("clipped_surrogate", "gspo", "cispo"),
     "advantage": schema.named(
@@ -151,6 +170,7 @@ FIELDS: dict[str, dict[str, Any]] = {
   "reward_model": {
     **_BASE,
     **_UPDATES,
+    "template": schema.TEXT,
     "loss": schema.named("pairwise", "pointwise"),
     "score_on": schema.one_of("summary", "response"),
     "epochs": schema.number(0.001),

@@ -61,6 +61,22 @@ def questions(data: Mapping[str, Any], field: str) -> list[Question]:
   return source(verifiers.check)
 
 
+def template(config: ml_collections.ConfigDict) -> templates.Names:
+  """config.template: a name, or one for each kind of question.
+
+  Raises:
+    ValueError: For a template that there is not.
+  """
+  names, field = config.template, "config.template"
+  if isinstance(names, str):
+    registry.lookup(templates.TEMPLATES, names, field)
+    return names
+  names = names.to_dict()
+  for kind, name in names.items():
+    registry.lookup(templates.TEMPLATES, name, f"{field}.{kind}")
+  return names
+
+
 def check_prompts(
   config: ml_collections.ConfigDict,
   tokenizer: tokenizer_lib.Tokenizer,
@@ -68,8 +84,9 @@ def check_prompts(
   field: str,
 ) -> None:
   """Raises ValueError if a prompt is longer than config.max_prompt_tokens."""
+  names = template(config)
   for question in data:
-    tokens = len(templates.prompt_ids(config.template, question, tokenizer))
+    tokens = len(templates.prompt_ids(names, question, tokenizer))
     if tokens > config.max_prompt_tokens:
       raise ValueError(
         f"{field}: the prompt of question {question.id!r} has {tokens} tokens, "
@@ -174,7 +191,7 @@ def grader(config: ml_collections.ConfigDict) -> grading.Grader:
     {
       name: arguments
       for name, arguments in _reward_arguments(config).items()
-      if name not in table.GROUP_REWARDS
+      if name not in (*table.GROUP_REWARDS, *table.MODEL_REWARDS)
     },
     workers=config.grader.workers,
     timeout_secs=config.grader.timeout_secs,
@@ -197,12 +214,19 @@ def roll(
   tokenizer: tokenizer_lib.Tokenizer,
   sampler: Any,
   graders: grading.Grader,
+  by_kind: Mapping[str, Sequence[str]],
+  models: Mapping[str, rollout.ModelReward],
 ) -> rollout.Roll:
-  """The rollout function of a config."""
-  return rollout.make(
-    sampler,
-    tokenizer,
-    config.template,
+  """The rollout function of a config.
+
+  Args:
+    config, tokenizer: The run's.
+    sampler: Of `programs`.
+    graders: Of `grader`.
+    by_kind: Names of the rewards that questions of a kind take.
+    models: Of `model_rewards`.
+  """
+  rewards = rollout.Rewards(
     graders,
     {name: fields["weight"] for name, fields in config.rewards.items()},
     {
@@ -210,8 +234,11 @@ def roll(
       for name, arguments in _reward_arguments(config).items()
       if name in table.GROUP_REWARDS
     },
+    models,
+    by_kind,
     sends_ids=any(name in config.rewards for name in table.NEED_IDS),
   )
+  return rollout.make(sampler, tokenizer, template(config), rewards)
 
 
 def question_order(
@@ -227,7 +254,7 @@ def documents(
 ) -> Callable[[int], list[tuple[list[int], list[int]]]]:
   """A round's documents as prompt ids and response ids."""
   make = registry.make(sources.DOCUMENTS, config.data, "config.data")
-  encode = functools.partial(_encode, config.template, tokenizer)
+  encode = functools.partial(_encode, template(config), tokenizer)
   n = config.sequences_per_round
   return lambda round: [encode(make(round * n + i)) for i in range(n)]
 

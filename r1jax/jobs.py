@@ -13,6 +13,7 @@ from absl import logging
 
 from r1jax import (
   advantages,
+  alignment,
   evaluate,
   experiment,
   generate,
@@ -75,6 +76,7 @@ def _grpo(run: run_lib.Run) -> None:
     importance,
   )
   data = experiment.questions(config.data.to_dict(), "config.data")
+  alignment.check_kinds(config, data, "config.data")
   experiment.check_prompts(config, run.tokenizer, data, "config.data")
   run_lib.note_sandbox(run, data)
   for suite in run.suites.values():
@@ -85,12 +87,16 @@ def _grpo(run: run_lib.Run) -> None:
     with_balance=config.balance_coef > 0,
   )
   rows = sharding.rows(run.mesh)
+  by_kind = config.rewards_by_kind.to_dict()
+  models, digests = alignment.model_rewards(
+    config, run.tokenizer, run.dims, run.mesh
+  )
 
   def make_stage():
     return grpo.make(
       model,
-      run_lib.roll(run, config.sampling),
-      experiment.question_order(data, config.seed),
+      run_lib.roll(run, config.sampling, by_kind, models),
+      alignment.scheduled_questions(config, data),
       run_lib.lines(run, "rollouts.jsonl").write,
       lambda batch: jax.device_put(batch, rows),
       settings,
@@ -104,6 +110,7 @@ def _grpo(run: run_lib.Run) -> None:
     rounds=config.rounds,
     updates_per_round=config.updates_per_round,
     data_digest=experiment.digest_of(data),
+    notes={"reward_models": digests} if digests else {},
   )
 
 

@@ -17,18 +17,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import checkpoint, packing, run_card
+from r1jax import checkpoint, packing, records, run_card
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.models import heads, store
 from r1jax.models.attention import Context, packed_mask
 from r1jax.models.config import ModelConfig
-from r1jax.records import Question, Response
+from r1jax.records import Question, Response, Reward
 from r1jax.rewards import extract
 from r1jax.types import Params
 
 SCORE_ON = ("summary", "response")
 NOTE = "reward_model"  # Where run cards and files hold the description.
+_WANTED = (
+  "Give the workdir of a run of configs/reward_helpful.py or "
+  "configs/reward_safety.py, or its params.safetensors."
+)
 # Of a model's config, what its weights do not depend on.
 _EXECUTION = ("compute_dtype", "init_std", "moe_impl", "remat", "scan_unroll")
 
@@ -163,33 +167,51 @@ def make_scorer(
   return score
 
 
-def score_responses(
+def reward(
   score: Scorer,
   reading: Reading,
   params: Params,
   buffers: Params,
   questions: Sequence[Question],
   responses: Sequence[Response],
-  ids: Sequence[Sequence[int]] | None = None,
-) -> list[float | None]:
-  """The score of each response, unscaled; None where there is no summary.
+  ids: Sequence[Sequence[int]],
+  *,
+  floor: float,
+  max_tokens: int,
+) -> list[Reward]:
+  """The reward of each response, in (0, 1): sigmoid of its score.
+
+  Of a model of labels it is the probability that the response is good, of
+  a model of pairs that it would be preferred to one of score 0. So it is
+  of the size of format and language, and cannot outweigh them.
 
   Args:
     score: Of `make_scorer`.
-    reading: Of the reward model, as `load` gives it.
+    reading: Of the reward model, as `restore` gives it.
     params, buffers: The reward model's.
     questions: One a response.
     responses: As they were graded.
-    ids: Of each response, without EOS; None encodes the texts.
+    ids: Of each response, without EOS.
+    floor: Of a response with nothing to read: cut off, without a summary,
+      or longer than max_tokens.
+    max_tokens: Of a prompt and what is read.
   """
-  each = [None] * len(responses) if ids is None else ids
-  read = [
-    token_ids(reading, *one)
-    for one in zip(questions, responses, each, strict=True)
-  ]
-  there = [sequence for sequence in read if sequence is not None]
-  scores = iter(score(params, buffers, there).tolist())
-  return [None if sequence is None else next(scores) for sequence in read]
+  rewards, there = [], []
+  for i, one in enumerate(zip(questions, responses, ids, strict=True)):
+    why = records.cut_off(one[1])
+    read = None if why else token_ids(reading, *one)
+    if read is None:
+      why = why or "no summary"
+    elif len(read) > max_tokens:
+      why = f"more than {max_tokens} tokens to read"
+    else:
+      there.append((i, read))
+    rewards.append(Reward(floor, why or "", "unscored"))
+  scores_B = score(params, buffers, [read for _, read in there])
+  for (i, _), x in zip(there, scores_B.tolist()):
+    value = float(np.exp(-np.logaddexp(0.0, -x)))
+    rewards[i] = Reward(value, f"score {x:.4g}")
+  return rewards
 
 
 def check(reading: Reading) -> None:
@@ -215,34 +237,29 @@ def describe(
   }
 
 
-def load(
+def read_description(
   path: str | os.PathLike,
   config: ModelConfig,
   tokenizer: Tokenizer,
   tokenizer_digest: str,
-  abstract: tuple[Params, Params],
-) -> tuple[Params, Params, Reading]:
-  """A trained reward model, and how it reads responses.
+) -> Reading:
+  """How a trained reward model reads responses; touches no device.
 
   Args:
     path: Workdir of the run that trained it, or what it exported.
     config: config.model of the run that wants scores.
     tokenizer: That run's.
     tokenizer_digest: The same, of its file.
-    abstract: (params, buffers) of `make(config)`, with shardings.
 
   Raises:
     ValueError: If it is no reward model, or another model's or
       tokenizer's.
-    CheckpointError: If it cannot be read.
   """
+  if not os.path.exists(path):
+    raise ValueError(f"{path} does not exist. {_WANTED}")
   found = _description(path)
   if found is None:
-    raise ValueError(
-      f"{path} holds no reward model. Give the workdir of a run of "
-      "configs/reward_helpful.py or configs/reward_safety.py, or its "
-      "params.safetensors."
-    )
+    raise ValueError(f"{path} holds no reward model. {_WANTED}")
   if found["tokenizer_digest"] != tokenizer_digest:
     raise ValueError(
       f"{path} reads tokens of tokenizer {found['tokenizer_digest']}, "
@@ -256,12 +273,32 @@ def load(
         f"{path} is a reward model whose {name} is {has}, config.model has "
         f"{wanted}. Train one with the model of the policy."
       )
+  return Reading(tokenizer, found["template"], found["score_on"])
+
+
+def restore(
+  path: str | os.PathLike,
+  config: ModelConfig,
+  tokenizer: Tokenizer,
+  tokenizer_digest: str,
+  abstract: tuple[Params, Params],
+) -> tuple[Params, Params, Reading]:
+  """A trained reward model, and how it reads responses.
+
+  Args:
+    path, config, tokenizer, tokenizer_digest: As of `read_description`.
+    abstract: (params, buffers) of `make(config)`, with shardings.
+
+  Raises:
+    ValueError: As `read_description`.
+    CheckpointError: If it cannot be read.
+  """
+  reading = read_description(path, config, tokenizer, tokenizer_digest)
   if os.path.isdir(path):
     weights = checkpoint.restore_weights(path, *abstract)
   else:
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     weights = jax.device_put(store.load(path, *abstract), places)
-  reading = Reading(tokenizer, found["template"], found["score_on"])
   return *weights, reading
 
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 FINISH_REASONS = ("eos", "length", "repetition")
+REASONING = "reasoning"
 
 
 class Question(NamedTuple):
@@ -24,6 +25,15 @@ class Question(NamedTuple):
   verifier: str
   language: str = "en"
   meta: dict[str, Any] = {}
+
+
+def kind(question: Question) -> str:
+  """What kind of question it is, which says what is rewarded.
+
+  A general prompt is of its set's kind, "helpful" or "safety"; all others
+  are REASONING.
+  """
+  return question.meta.get("prompt_set", REASONING)
 
 
 class Response(NamedTuple):
@@ -68,7 +78,8 @@ class Reward(NamedTuple):
   Attributes:
     value: Unweighted.
     reason: One line for a reader.
-    status: "ok", "failed" (the grader raised or died) or "timeout".
+    status: "ok", "failed" (the grader raised or died), "timeout" or
+      "unscored" (there was nothing that a reward model could read).
   """
 
   value: float

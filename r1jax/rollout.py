@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from r1jax import grading
+from r1jax import grading, records
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.records import Question, Response, Reward
@@ -42,13 +42,15 @@ class Rollout(NamedTuple):
   Attributes:
     slot_utilization: Response tokens over slots times decode steps.
     rollout_secs: Of sampling.
-    grade_secs: Waited for grades after the last row was sampled.
+    score_secs: Of the reward models on the device, None without any.
+    grade_secs: Waited for grades after that.
   """
 
   rows: list[Row]
   slot_utilization: float
   rollout_secs: float = 0.0
   grade_secs: float = 0.0
+  score_secs: float | None = None
 
 
 Roll = Callable[..., Rollout]
@@ -56,52 +58,69 @@ Roll = Callable[..., Rollout]
 GroupReward = Callable[
   [Sequence[Response], Sequence[Mapping[str, Reward]]], list[Reward]
 ]
+# (questions, responses, ids of each without EOS) -> reward of each, by a
+# model on the device.
+ModelReward = Callable[
+  [Sequence[Question], Sequence[Response], Sequence[Sequence[int]]],
+  list[Reward],
+]
+Graded = dict[tuple[int, int], dict[str, Reward]]
+
+
+class Rewards(NamedTuple):
+  """What responses earn.
+
+  Attributes:
+    grader: Of the rewards of one response.
+    weights: Of all rewards, by name.
+    group: Name to function, see `rewards.table`.
+    model: Name to function; only in `by_kind`.
+    by_kind: Names of the rewards that a question of a kind takes; the
+      others are no part of its rows. Empty: all take all but `model`.
+    sends_ids: Whether the grader's responses hold their ids.
+  """
+
+  grader: grading.Grader
+  weights: Mapping[str, float]
+  group: Mapping[str, GroupReward] = {}
+  model: Mapping[str, ModelReward] = {}
+  by_kind: Mapping[str, Sequence[str]] = {}
+  sends_ids: bool = False
+
+  def apply(self, name: str, question: Question) -> bool:
+    """Whether a question takes a reward."""
+    if not self.by_kind:
+      return name not in self.model
+    return name in self.by_kind[records.kind(question)]
 
 
 def make(
   programs: engine.Programs,
   tokenizer: Tokenizer,
-  template: str,
-  grader: grading.Grader,
-  weights: Mapping[str, float],
-  group_rewards: Mapping[str, GroupReward],
-  sends_ids: bool,
+  template: templates.Names,
+  rewards: Rewards,
 ) -> Roll:
   """(params, buffers, key, questions, samples, first=0) -> Rollout.
 
   The key of a response depends on the round's key, the place of its
   question in the round, which `first` offsets, and its sample alone.
-  Responses are graded while others decode, the groups once all are.
+  Responses are graded while others decode, by reward models and as groups
+  once all are sampled.
 
   Args:
     programs: The sampler's.
     tokenizer: Its and the prompts'.
-    template: Name of the prompts' template.
-    grader: Of the rewards of one response.
-    weights: Of all rewards, by name.
-    group_rewards: Name to function, see `rewards.table`.
-    sends_ids: Whether the grader's responses hold their ids.
+    template: Of the prompts.
+    rewards: What responses earn.
   """
-  return functools.partial(
-    _roll,
-    programs,
-    tokenizer,
-    template,
-    grader,
-    weights,
-    group_rewards,
-    sends_ids,
-  )
+  return functools.partial(_roll, programs, tokenizer, template, rewards)
 
 
 def _roll(
   programs: engine.Programs,
   tokenizer: Tokenizer,
-  template: str,
-  grader: grading.Grader,
-  weights: Mapping[str, float],
-  group_rewards: Mapping[str, GroupReward],
-  sends_ids: bool,
+  template: templates.Names,
+  rewards: Rewards,
   params: Any,
   buffers: Any,
   key: jax.Array,
@@ -110,90 +129,156 @@ def _roll(
   first: int = 0,
 ) -> Rollout:
   prompts = [templates.prompt_ids(template, q, tokenizer) for q in questions]
-  prefilled = templates.get(template).think_prefilled
+  asked = {first + q: question for q, question in enumerate(questions)}
   responses: dict[tuple[int, int], Response] = {}
 
   def on_finish(each: engine.Sample) -> None:
-    ids = each.tokens_T
-    text = tokenizer.decode(ids[: len(ids) - (each.finish_reason == "eos")])
-    response = Response(text, len(ids), each.finish_reason, prefilled)
+    question = asked[each.question]
+    text = tokenizer.decode(_without_eos(each))
+    prefilled = templates.of(template, question).think_prefilled
+    response = Response(text, len(each.tokens_T), each.finish_reason, prefilled)
     place = (each.question, each.sample)
     responses[place] = response
-    if sends_ids:
-      response = response._replace(ids=ids.tolist())
-    grader.submit(place, questions[each.question - first], response)
+    if rewards.sends_ids:
+      response = response._replace(ids=each.tokens_T.tolist())
+    rewards.grader.submit(place, question, response)
 
-  requests = [
-    engine.Request(first + q, g)
-    for q in range(len(questions))
-    for g in range(samples)
-  ]
+  requests = [engine.Request(q, g) for q in asked for g in range(samples)]
   start = time.perf_counter()
   sampled, stats = engine.sample(
     programs,
     params,
     buffers,
     key,
-    {first + q: prompt for q, prompt in enumerate(prompts)},
+    dict(zip(asked, prompts)),
     requests,
     on_finish=on_finish,
   )
   sampled_at = time.perf_counter()
-  graded = grader.collect()
-  _grade_groups(group_rewards, responses, graded)
+  scored = _score(rewards, asked, responses, sampled)
+  scored_at = time.perf_counter()
+  graded = _grade(rewards, asked, responses, scored)
   graded_at = time.perf_counter()
   rows = []
   for each in sampled:
-    place, q = (each.question, each.sample), each.question - first
-    rewards = graded[place]
-    total = grading.weighted_sum(rewards, weights)
+    place, question = (each.question, each.sample), asked[each.question]
+    prompt = prompts[each.question - first]
+    total = grading.weighted_sum(graded[place], rewards.weights)
     rows.append(
-      Row(questions[q], prompts[q], each, responses[place], rewards, total)
+      Row(question, prompt, each, responses[place], graded[place], total)
     )
   return Rollout(
-    rows, stats.slot_utilization, sampled_at - start, graded_at - sampled_at
+    rows,
+    stats.slot_utilization,
+    rollout_secs=sampled_at - start,
+    grade_secs=graded_at - scored_at,
+    score_secs=scored_at - sampled_at if rewards.model else None,
   )
 
 
-def _grade_groups(
-  group_rewards: Mapping[str, GroupReward],
+def _without_eos(sample: engine.Sample) -> np.ndarray:
+  ended = sample.finish_reason == "eos"
+  return sample.tokens_T[: len(sample.tokens_T) - ended]
+
+
+def _score(
+  rewards: Rewards,
+  asked: Mapping[int, Question],
   responses: Mapping[tuple[int, int], Response],
-  graded: Mapping[tuple[int, int], dict[str, Reward]],
+  sampled: Sequence[engine.Sample],
+) -> Graded:
+  """The rewards by models, of each response that takes any."""
+  scored: Graded = {}
+  for name, function in rewards.model.items():
+    chosen = [s for s in sampled if rewards.apply(name, asked[s.question])]
+    if not chosen:
+      continue
+    places = [(each.question, each.sample) for each in chosen]
+    values = function(
+      [asked[each.question] for each in chosen],
+      [responses[place] for place in places],
+      [_without_eos(each).tolist() for each in chosen],
+    )
+    for place, value in zip(places, values, strict=True):
+      scored.setdefault(place, {})[name] = value
+  return scored
+
+
+def _grade(
+  rewards: Rewards,
+  asked: Mapping[int, Question],
+  responses: Mapping[tuple[int, int], Response],
+  scored: Graded,
+) -> Graded:
+  """All rewards of each response, waited for if they must be."""
+  graded = {
+    place: {k: r for k, r in row.items() if rewards.apply(k, asked[place[0]])}
+    for place, row in rewards.grader.collect().items()
+  }
+  for place, row in scored.items():
+    graded[place] |= row
+  if rewards.group:
+    _grade_groups(rewards, asked, responses, graded)
+  return graded
+
+
+def _grade_groups(
+  rewards: Rewards,
+  asked: Mapping[int, Question],
+  responses: Mapping[tuple[int, int], Response],
+  graded: Graded,
 ) -> None:
   """Adds the group rewards to `graded`, question by question."""
-  if not group_rewards:
-    return
   groups: dict[int, list[tuple[int, int]]] = {}
   for place in sorted(responses):
     groups.setdefault(place[0], []).append(place)
-  for places in groups.values():
+  for q, places in groups.items():
     group = [responses[place] for place in places]
-    for name, function in group_rewards.items():
+    for name, function in rewards.group.items():
+      if not rewards.apply(name, asked[q]):
+        continue
       try:
-        rewards = function(group, [graded[place] for place in places])
+        values = function(group, [graded[place] for place in places])
       except Exception as error:  # Foreign code, like every reward.
         reason = f"{type(error).__name__}: {error}"[:300]
-        rewards = [Reward(0.0, reason, "failed")] * len(group)
-      for place, reward in zip(places, rewards, strict=True):
-        graded[place][name] = reward
+        values = [Reward(0.0, reason, "failed")] * len(group)
+      for place, value in zip(places, values, strict=True):
+        graded[place][name] = value
 
 
 def metrics(rows: Sequence[Row]) -> dict[str, float]:
-  """The rollout's metrics by name (DESIGN §5)."""
-  tokens = [len(row.sample.tokens_T) for row in rows]
-  unfinished = [row.sample.finish_reason != "eos" for row in rows]
-  mixed = [language.is_mixed(row.response.text) for row in rows]
-  out = {
-    "rollout/reward_mean": np.mean([row.reward for row in rows]),
-    "rollout/response_tokens_mean": np.mean(tokens),
-    "rollout/truncated_frac": np.mean(unfinished),
-    "rollout/mixed_language_frac": np.mean(mixed),
-  }
-  for name in rows[0].rewards:
-    values = [row.rewards[name].value for row in rows]
-    out[f"rollout/{name}_mean"] = np.mean(values)
+  """The rollout's metrics by name (DESIGN §5).
+
+  A reward's mean is over the rows that have it. Where there are other
+  kinds of questions than reasoning, `rollout/<kind>/<name>` are those of
+  each kind, and responses that no reward model could read are counted.
+  """
+  out = {f"rollout/{name}": value for name, value in _means(rows).items()}
+  kinds = [records.kind(row.question) for row in rows]
   out |= grading.counts(row.rewards for row in rows)
+  if {*kinds} - {records.REASONING}:
+    for kind in sorted({*kinds}):
+      part = [row for row, its in zip(rows, kinds) if its == kind]
+      means = _means(part)
+      out |= {f"rollout/{kind}/{name}": x for name, x in means.items()}
+    statuses = [r.status for row in rows for r in row.rewards.values()]
+    out["grade/unscored_count"] = statuses.count("unscored")
   return {name: float(value) for name, value in out.items()}
+
+
+def _means(rows):
+  values = {
+    "reward_mean": [row.reward for row in rows],
+    "response_tokens_mean": [len(row.sample.tokens_T) for row in rows],
+    "truncated_frac": [row.sample.finish_reason != "eos" for row in rows],
+    "mixed_language_frac": [
+      language.is_mixed(row.response.text) for row in rows
+    ],
+  }
+  for row in rows:
+    for name, reward in row.rewards.items():
+      values.setdefault(f"{name}_mean", []).append(reward.value)
+  return {name: np.mean(each) for name, each in values.items()}
 
 
 def record(
@@ -203,6 +288,7 @@ def record(
   return {
     "round": round,
     "question": row.question.id,
+    "kind": records.kind(row.question),
     "sample": row.sample.sample,
     "prompt": row.question.question,
     "response": row.response.text,

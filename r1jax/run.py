@@ -2,24 +2,24 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 
 from r1jax import (
+  alignment,
   evaluate,
   experiment,
   grading,
   metrics,
   policy,
-  registry,
   rollout,
   run_card,
   sharding,
 )
-from r1jax.data import sources, templates
+from r1jax.data import sources
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models.config import ModelConfig
 from r1jax.records import Question
@@ -56,7 +56,9 @@ def start(
   """
   tokenizer = tokenizer_lib.load(config.tokenizer)
   dims = experiment.dimensions(config, tokenizer)
-  registry.lookup(templates.TEMPLATES, config.template, "config.template")
+  experiment.template(config)
+  if "reward_models" in config:
+    alignment.check_reward_models(config, tokenizer, dims)
   if "rewards" not in config:  # Nothing is sampled or graded.
     mesh = sharding.make_mesh(config.mesh)
     return Run(config, workdir, stack, tokenizer, dims, mesh, {}, None)
@@ -90,11 +92,24 @@ def lines(run: Run, name: str) -> metrics.JsonLines:
   return file
 
 
-def roll(run: Run, sampling: Mapping[str, Any]) -> rollout.Roll:
-  """The rollout function at a sampling setting."""
+def roll(
+  run: Run,
+  sampling: Mapping[str, Any],
+  by_kind: Mapping[str, Sequence[str]] = {},
+  models: Mapping[str, rollout.ModelReward] = {},
+) -> rollout.Roll:
+  """The rollout function at a sampling setting.
+
+  Args:
+    run: The run.
+    sampling: Of the config.
+    by_kind, models: As of `experiment.roll`.
+  """
   model = policy.make(run.dims, temperature=sampling["temperature"])
   programs = experiment.programs(run.config, model, run.tokenizer, sampling)
-  return experiment.roll(run.config, run.tokenizer, programs, run.grader)
+  return experiment.roll(
+    run.config, run.tokenizer, programs, run.grader, by_kind, models
+  )
 
 
 def evaluator(run: Run) -> Callable[..., dict[str, float]]:

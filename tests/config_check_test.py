@@ -8,6 +8,7 @@ from absl.testing import absltest, parameterized
 from r1jax import (
   advantages,
   config_check,
+  config_kinds,
   kl,
   losses,
   optim,
@@ -113,6 +114,10 @@ def make_config(job):
         "questions_per_round": 32,
         "samples_per_question": 8,
         "updates_per_round": 4,
+        "rewards_by_kind": {},
+        "reward_models": {},
+        "general_from_round": 0,
+        "general_frac": 0.0,
         "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **SLOTS},
         "loss": {"name": "gspo", "clip_low": 0.2, "clip_high": 0.2},
         "advantage": {"name": "group_normalized"},
@@ -380,10 +385,17 @@ class ConfigCheckTest(parameterized.TestCase):
     self.assertCountEqual(
       fields["importance"].names, ["none", *losses.IMPORTANCE]
     )
+    graded = [*table.REWARDS, *table.GROUP_REWARDS]
     self.assertCountEqual(
-      fields["rewards"].names, [*table.REWARDS, *table.GROUP_REWARDS]
+      fields["rewards"].names, [*graded, *table.MODEL_REWARDS]
     )
-    for name, known in fields["rewards"].item.names.items():
+    self.assertCountEqual(fields["reward_models"].names, table.MODEL_REWARDS)
+    self.assertCountEqual(config_kinds.GENERAL, table.MODEL_REWARDS)
+    for job in ("lm", "evaluate", "generate"):  # Where there is no model.
+      names = config_check.FIELDS[job]["rewards"].names
+      self.assertCountEqual(names, graded)
+    for name in graded:
+      known = fields["rewards"].item.names[name]
       function = (table.REWARDS | table.GROUP_REWARDS)[name]
       registry.check_arguments(function, known, name)
     self.assertCountEqual(fields["optimizer"].names, optim.OPTIMIZERS)

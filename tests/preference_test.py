@@ -10,7 +10,7 @@ from r1jax import checkpoint, experiment, preference, run_card, sharding
 from r1jax.data import general, miniature, templates
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import store
-from r1jax.records import Response
+from r1jax.records import Response, Reward
 from tests import small
 from tests.models import heads_test
 
@@ -154,26 +154,85 @@ class ScorerTest(parameterized.TestCase):
     self.assertLen(traced, 1)
     self.assertEqual(score(*weights, []).shape, (0,))
 
-  def test_responses_without_a_summary_have_no_score(self):
+
+class RewardTest(parameterized.TestCase):
+  def reward(self, responses, score_on="summary", max_tokens=99):
+    """The rewards, and what was scored; scores are 0, 1, 2, ..."""
+    scored = []
+
     def score(params, buffers, sequences):
       self.assertEqual((params, buffers), ("params", "buffers"))
-      return np.array([len(ids) for ids in sequences], np.float32)
+      scored.extend(sequences)
+      return np.arange(len(sequences), dtype=np.float32)
 
-    texts = [TEXT, "<think>cut", "snow is white."]
-    found = preference.score_responses(
+    found = preference.reward(
       score,
-      reading("summary"),
+      reading(score_on),
       "params",
       "buffers",
-      [SNOW] * 3,
-      [Response(text, 0, "eos") for text in texts],
-      [TOKENIZER.encode(text) for text in texts],
+      [SNOW] * len(responses),
+      responses,
+      [TOKENIZER.encode(each.text) for each in responses],
+      floor=-0.5,
+      max_tokens=max_tokens,
     )
-    self.assertIsNone(found[1])
-    self.assertEqual(found[0], found[2])
+    return found, scored
+
+  def test_it_is_the_sigmoid_of_the_responses_own_score(self):
+    texts = ["snow is white.", "<think>cut", TEXT, "snow is red."]
+    found, scored = self.reward([Response(t, 0, "eos") for t in texts])
     prompt = templates.prompt_ids("miniature", SNOW, TOKENIZER)
-    length = len(prompt) + len(TOKENIZER.encode("snow is white.")) + 1
-    self.assertEqual(found[0], length)
+    self.assertEqual(
+      scored,
+      [
+        [*prompt, *TOKENIZER.encode(text), TOKENIZER.eos_id]
+        for text in ("snow is white.", "snow is white.", "snow is red.")
+      ],
+    )
+    np.testing.assert_allclose(
+      [reward.value for reward in found],
+      [0.5, -0.5, 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))],
+      rtol=1e-6,
+    )
+    self.assertEqual(found[1], Reward(-0.5, "no summary", "unscored"))
+    self.assertEqual(found[3].reason, "score 2")
+    self.assertEqual([r.status for r in found].count("ok"), 3)
+
+  def test_large_scores_stay_finite(self):
+    score = lambda *arguments: np.array([-1e4, 1e4], np.float32)  # noqa: E731
+    found = preference.reward(
+      score,
+      reading("summary"),
+      None,
+      None,
+      [SNOW] * 2,
+      [Response(TEXT, 0, "eos")] * 2,
+      [TOKENIZER.encode(TEXT)] * 2,
+      floor=0.0,
+      max_tokens=99,
+    )
+    self.assertEqual([reward.value for reward in found], [0.0, 1.0])
+
+  def test_what_was_cut_off_is_not_scored(self):
+    cut = [Response(TEXT, 7, why) for why in ("length", "repetition")]
+    found, scored = self.reward(cut, score_on="response")
+    self.assertEmpty(scored)
+    self.assertEqual(
+      found[0], Reward(-0.5, "cut off after 7 tokens", "unscored")
+    )
+    self.assertEqual(found[1].status, "unscored")
+
+  def test_what_does_not_fit_is_not_scored(self):
+    response = Response(TEXT, 0, "eos")
+    length = len(self.reward([response], "response")[1][0])
+    found, _ = self.reward([response], "response", max_tokens=length)
+    self.assertEqual(found[0].status, "ok")
+    found, scored = self.reward([response], "response", max_tokens=length - 1)
+    self.assertEmpty(scored)
+    self.assertEqual(
+      found[0],
+      Reward(-0.5, f"more than {length - 1} tokens to read", "unscored"),
+    )
 
 
 class LoadTest(parameterized.TestCase):
@@ -201,7 +260,7 @@ class LoadTest(parameterized.TestCase):
     config = config or self.config
     mesh = sharding.make_mesh(dict(data=1, fsdp=1, expert=1, tensor=1))
     abstract = experiment.abstract_weights(preference.make(config), mesh)
-    return preference.load(path, config, TOKENIZER, digest, abstract)
+    return preference.restore(path, config, TOKENIZER, digest, abstract)
 
   def test_from_file_workdir_and_checkpoints(self):
     self.save()

@@ -64,15 +64,10 @@ class RollTest(parameterized.TestCase):
   ):
     calls, grader = [], FakeGrader()
     weights = {"accuracy": 2.0, "format": 0.5, "group": 3.0}
-    run = rollout.make(
-      "programs",
-      TOKENIZER,
-      template,
-      grader,
-      weights,
-      group_rewards or {},
-      sends_ids,
+    rewards = rollout.Rewards(
+      grader, weights, group_rewards or {}, sends_ids=sends_ids
     )
+    run = rollout.make("programs", TOKENIZER, template, rewards)
     with mock.patch.object(engine, "sample", fake_sample(calls)):
       out = run("params", "buffers", "key", QUESTIONS, samples, first)
     (call,) = calls
@@ -214,6 +209,7 @@ class MetricsTest(parameterized.TestCase):
       {
         "round": 3,
         "question": "q1",
+        "kind": "reasoning",
         "sample": 2,
         "prompt": "1 2 3 = 6",
         "response": "yes",

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "r1jax"
 # stand apart: text and NumPy, of which nothing before `policy` knows.
 LAYERS = {
   "base": "types records registry tree config_schema config_fields chain "
-  "config_check",
+  "config_kinds config_check",
   "arrays": "models sampling losses score_losses advantages weighting kl "
   "packing calibration",
   "text": "rewards data",
@@ -24,7 +24,7 @@ LAYERS = {
     "interrupt run_card"
   ),
   "rollout": "rollout judging preference",
-  "assembly": "experiment",
+  "assembly": "experiment alignment",
   "stages": "stages generate evaluate search",
   "train": "train",
   "programs": "run training jobs pipeline plan report report_data main",
@@ -34,7 +34,8 @@ APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 ALLOWED = {("r1jax.rewards.__main__", "r1jax.grading")}
 # Imported by grader processes and before a device is touched.
 WITHOUT_JAX = (
-  "records registry config_schema config_fields chain config_check rewards data"
+  "records registry config_schema config_fields chain config_kinds "
+  "config_check rewards data"
 )
 NEVER_IMPORTED = ("tensorflow", "torch")
 

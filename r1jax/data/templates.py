@@ -1,8 +1,9 @@
 """Prompts: the only place where prompt ids are built."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from r1jax import registry
+from r1jax import records, registry
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.records import Question
 
@@ -39,6 +40,10 @@ TEMPLATES: dict[str, Template] = {
 }
 
 
+# The name of one template for all questions, or of one for each kind.
+Names = str | Mapping[str, str]
+
+
 def get(name: str) -> Template:
   """The template of a name.
 
@@ -48,25 +53,37 @@ def get(name: str) -> Template:
   return registry.lookup(TEMPLATES, name, "template")
 
 
-def render(name: str, question: Question) -> str:
+def of(names: Names, question: Question) -> Template:
+  """The template of a question's kind.
+
+  Raises:
+    ValueError: If there is none.
+  """
+  if isinstance(names, str):
+    return get(names)
+  return get(registry.lookup(names, records.kind(question), "kind of question"))
+
+
+def render(names: Names, question: Question) -> str:
   """The prompt's text."""
-  return get(name).text.replace(_SLOT, question.question)
+  return of(names, question).text.replace(_SLOT, question.question)
 
 
 def prompt_ids(
-  name: str, question: Question, tokenizer: Tokenizer
+  name: Names, question: Question, tokenizer: Tokenizer
 ) -> list[int]:
   """The prompt's ids: one BOS, then the rendered text, no EOS.
 
   Raises:
-    ValueError: If the question's text holds a BOS or EOS of its own.
+    ValueError: If the question's text holds a BOS or EOS of its own, or
+      its kind has no template.
   """
   ids = tokenizer.encode(render(name, question))
   return [tokenizer.bos_id, *_plain(ids, question, tokenizer)]
 
 
 def document_ids(
-  name: str, question: Question, response: str, tokenizer: Tokenizer
+  name: Names, question: Question, response: str, tokenizer: Tokenizer
 ) -> tuple[list[int], list[int]]:
   """Prompt ids, and response ids that end with the only EOS.
 
@@ -76,7 +93,7 @@ def document_ids(
   Raises:
     ValueError: If either text holds a BOS or EOS of its own.
   """
-  if get(name).think_prefilled:
+  if of(name, question).think_prefilled:
     response = response.removeprefix(_OPEN_THINK)
   ids = _plain(tokenizer.encode(response), question, tokenizer)
   return prompt_ids(name, question, tokenizer), [*ids, tokenizer.eos_id]

@@ -31,6 +31,9 @@ REWARDS = {
 GROUP_REWARDS = {
   "length": length.group_length,
 }
+# Given by the reward model of the same name (config.reward_models) to the
+# general prompts of its set.
+MODEL_REWARDS = ("helpful", "safety")
 # Rewards that read Response.ids, which are sent to the workers for these
 # alone: for a response of 32,768 tokens they cost 3.5 ms, the text 0.2 ms.
 NEED_IDS = ("repetition",)

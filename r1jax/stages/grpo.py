@@ -124,8 +124,10 @@ def _gather(roll, questions, state, key, round, s):
     np.mean([wave.slot_utilization for wave in waves])
   )
   metrics["rollout/waves"] = len(waves)
-  for name in ("rollout_secs", "grade_secs"):
-    metrics[f"time/{name}"] = sum(getattr(wave, name) for wave in waves)
+  for name in ("rollout_secs", "score_secs", "grade_secs"):
+    secs = [getattr(wave, name) for wave in waves]
+    if None not in secs:
+      metrics[f"time/{name}"] = sum(secs)
   metrics["rollout/zero_variance_frac"] = float(np.mean(~_has_signal(groups)))
   return [row for group in groups for row in group], metrics
 

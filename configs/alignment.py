@@ -1,0 +1,61 @@
+"""Alignment RL: the second stage of RL, on prompts of all kinds.
+
+  python -m r1jax.main --config=configs/alignment.py:checkpoint=DIR
+
+where DIR is the workdir of a run of configs/sft.py, and those of
+configs/reward_helpful.py and configs/reward_safety.py are given by
+`reward_models.helpful.path=DIR` and `reward_models.safety.path=DIR`.
+
+Hardware: two CPU cores. Time and result: EXPERIMENTS.md, "Alignment".
+
+From DeepSeek-R1 (arXiv:2501.12948), §3.2.2 and B.5, and its supplement,
+eqs. 8 to 10, with what the miniature does instead:
+
+  reasoning         accuracy + format + language         same
+  general prompts   the set's reward model + format      same
+                    + language
+  reward model      scale not stated                     sigmoid of the score
+  temperature       0.7                                  same
+  steps             1,700, general prompts in the        40, in the last 20
+                    last 400
+  rest              as the first stage                   as configs/zero.py
+
+`general_from_round=0` is the run in which the preference rewards are given
+from the first step on, which the paper found to be hacked.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, zero
+
+KINDS = ("reasoning", "helpful", "safety")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The config; variants as those of zero.py."""
+  preset, smoke, overrides = common.parse(arg)
+  words = [w for w in (arg or "").split(",") if "=" not in w]
+  config = zero.get_config(",".join(words)).unlock()
+  config.name = f"alignment-{preset}"
+  del config.template
+  config.template = dict.fromkeys(KINDS, "miniature")
+  config.data = common.all_questions()
+  config.rewards.language = dict(weight=1.0, identifier="script")
+  config.rewards.helpful = dict(weight=1.0, floor=0.0)
+  config.rewards.safety = dict(weight=1.0, floor=0.0)
+  config.rewards_by_kind = dict(
+    reasoning=["accuracy", "format", "language"],
+    helpful=["helpful", "format", "language"],
+    safety=["safety", "format", "language"],
+  )
+  config.reward_models = dict(
+    helpful=dict(path=f"runs/reward-helpful-{preset}"),
+    safety=dict(path=f"runs/reward-safety-{preset}"),
+  )
+  config.general_from_round = 20
+  config.general_frac = 0.5
+  config.sampling.temperature = 0.7
+  config.eval_data = common.suites()
+  if smoke:
+    config.general_from_round = 1
+  return common.apply(config, overrides)
