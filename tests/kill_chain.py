@@ -2,7 +2,7 @@
 
   python -m tests.kill_chain --config=configs/r1.py:smoke --directory=DIR
 
-Both chains run in processes forked from this one, so that a restart costs
+The chains run in processes forked from this one, so that a restart costs
 what the chain does and not what Python's imports do.
 """
 
@@ -17,7 +17,6 @@ import time
 
 from r1jax import config_check, pipeline
 
-# Of a chain that a kill would have to hit to test more: its last part.
 MIN_SECS = 0.2
 
 
@@ -59,6 +58,11 @@ def digests(workdir):
   }
 
 
+def seconds(workdir):
+  """Of a chain, but for those that a kill took."""
+  return sum(record["secs"] for record in pipeline.read(workdir).values())
+
+
 def compare(config, directory, kills, seed):
   """(digests unbroken, digests broken, the stages that were killed).
 
@@ -68,10 +72,8 @@ def compare(config, directory, kills, seed):
   config_check.check(config)
   log = os.path.join(directory, "log.txt")
   unbroken = os.path.join(directory, "unbroken")
-  start = time.monotonic()
   assert wait(launch(config, unbroken, log)) == 0, tail(log)
-  whole = time.monotonic() - start
-  print(f"Unbroken: {whole:.0f} s.", flush=True)
+  longest = seconds(unbroken) / 3  # So that some land in every chain.
   rng = random.Random(seed)
   hit, broken = [], []
   while len(hit) < kills:
@@ -79,7 +81,7 @@ def compare(config, directory, kills, seed):
     status = -signal.SIGKILL
     while status == -signal.SIGKILL:
       last = len(hit) == kills
-      secs = None if last else rng.uniform(MIN_SECS, whole)
+      secs = None if last else rng.uniform(MIN_SECS, longest)
       status = wait(launch(config, workdir, log), secs)
       assert status in (0, -signal.SIGKILL), tail(log)
       if status:
@@ -88,6 +90,7 @@ def compare(config, directory, kills, seed):
         where = f"{len(done)} done, in {[*records, 'none'][-1]}"
         hit.append(where)
         print(f"Kill {len(hit)} after {secs:.1f} s: {where}.", flush=True)
+    longest = min(longest, seconds(workdir) / 3)  # What was compiled stays.
     broken.append(digests(workdir))
   return digests(unbroken), broken, hit
 
