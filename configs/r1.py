@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, models
 
 STAGES = (
   ("zero", "zero", None, {}),
@@ -30,12 +30,22 @@ STAGES = (
   ("sft", "sft", None, {"data.path": "rejection/data.jsonl"}),
   ("reward_helpful", "reward_helpful", "sft", {}),
   ("reward_safety", "reward_safety", "sft", {}),
+  (
+    "alignment",
+    "alignment",
+    "sft",
+    {
+      "reward_models.helpful.path": "reward_helpful",
+      "reward_models.safety.path": "reward_safety",
+    },
+  ),
   ("eval_base", "evaluate", None, {}),
   ("eval_zero", "evaluate", "zero", {}),
   ("eval_cold_start", "evaluate", "cold_start", {}),
   ("eval_reasoning", "evaluate", "reasoning", {}),
   ("eval_no_language", "evaluate", "reasoning_no_language", {}),
   ("eval_sft", "evaluate", "sft", {}),
+  ("eval_alignment", "evaluate", "alignment", {}),
 )
 
 
@@ -44,9 +54,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   preset, smoke, overrides = common.parse(arg)
   names = [name for name, *_ in STAGES]
   chosen = overrides.pop("stages", None)
-  words = [preset, *(["smoke"] if smoke else [])]
+  words = ["smoke"] if smoke else []
   config = ConfigDict()
-  config.name = f"r1-{'-'.join(words)}"
+  config.name = f"r1-{'-'.join([preset, *words])}"
   config.job = "pipeline"
   config.seed = int(overrides.pop("seed", 0))
   own: dict[str, list[str]] = {name: [] for name in names}
@@ -59,7 +69,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.stages = [
     dict(
       stage=name,
-      config=_config(file, [*words, f"seed={config.seed}", *own[name]]),
+      config=_config(file, preset, [*words, f"seed={config.seed}", *own[name]]),
       init=init,
       inputs=inputs,
     )
@@ -69,10 +79,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return config.lock()
 
 
-def _config(file: str, words: list[str]) -> ConfigDict:
+def _config(file: str, preset: str, words: list[str]) -> ConfigDict:
+  """A config with its own words; its own preset where it names one."""
   name, _, arg = file.partition(":")
+  own = arg.split(",") if arg else []
+  if not any(word in models.PRESETS for word in own):
+    own.append(preset)
   module = importlib.import_module(f"configs.{name}")
-  return module.get_config(",".join([*words, *filter(None, [arg])]))
+  return module.get_config(",".join([*own, *words]))
 
 
 def _needed(names: list[str]) -> Iterator[str]:

@@ -318,16 +318,19 @@ def _scores(path: str) -> dict[str, float]:
 
 
 def _show(summary: Mapping[str, Any]) -> None:
+  scores = summary["evaluations"]
   console = rich.console.Console()
+  if not console.is_terminal:
+    console.width = max(console.width, 40 + 12 * len(scores))
   times = rich.table.Table("stage", "seconds", "weights or data")
   for name, stage in summary["stages"].items():
     digest = next(iter(stage["digests"].values()), "")
     times.add_row(name, f"{stage['secs']:.1f}", digest)
   times.add_row("all", f"{summary['secs']:.1f}", "")
   console.print(times)
-  scores = summary["evaluations"]
   measured = list(dict.fromkeys(m for s in scores.values() for m in s))
-  table = rich.table.Table("", *scores)
+  stages = [name.removeprefix("eval_") for name in scores]
+  table = rich.table.Table("", *stages)
   for name in measured:
     cells = [f"{s[name]:.3f}" if name in s else "" for s in scores.values()]
     table.add_row(name, *cells)

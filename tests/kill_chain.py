@@ -87,7 +87,7 @@ def compare(config, directory, kills, seed):
       if status:
         records = pipeline.read(workdir)
         done = [n for n in records if "gave" in records[n]]
-        where = f"{len(done)} done, in {[*records, 'none'][-1]}"
+        where = f"{len(done)} done, in {(list(records) or ['none'])[-1]}"
         hit.append(where)
         print(f"Kill {len(hit)} after {secs:.1f} s: {where}.", flush=True)
     longest = min(longest, seconds(workdir) / 3)  # What was compiled stays.
