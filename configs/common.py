@@ -5,7 +5,9 @@ from ml_collections import ConfigDict
 from configs import models
 
 
-def parse(arg: str | None) -> tuple[str, bool, dict[str, str]]:
+def parse(
+  arg: str | None, default: str = "tiny"
+) -> tuple[str, bool, dict[str, str]]:
   """(preset, smoke, overrides) of `preset,smoke,key=value`.
 
   Raises:
@@ -25,7 +27,7 @@ def parse(arg: str | None) -> tuple[str, bool, dict[str, str]]:
     else:
       known = ", ".join(["smoke", *sorted(models.PRESETS)])
       raise ValueError(f"Config variant {word!r} is unknown. Known: {known}.")
-  return preset or "tiny", smoke, overrides
+  return preset or default, smoke, overrides
 
 
 def apply(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
@@ -100,6 +102,18 @@ def training(config: ConfigDict) -> ConfigDict:
   config.keep_checkpoints = 3
   config.eval_every_rounds = 0
   return config
+
+
+def student() -> dict:
+  """The student's first weights, where configs/student_base.py has them."""
+  path = "runs/student-base-tiny-dense/params.safetensors"
+  return dict(name="safetensors", path=path)
+
+
+def without_experts(config: ConfigDict) -> None:
+  """Leaves out what trains the router of a model with experts."""
+  config.router_bias_rate = 0.0
+  config.balance_coef = 0.0
 
 
 def reasoning_questions() -> dict:

@@ -90,8 +90,10 @@ def make(
       ]
     )
     updates = []
+    metrics["data/loss_tokens"] = 0
     for part in _split(len(rows), round, settings):
       batches = _pack([rows[i] for i in part], advantages_B[part], settings)
+      metrics["data/loss_tokens"] += lm.loss_tokens(batches)
       batches = [put(batch) for batch in batches]
       updates.append([_scored(score, state, b, settings) for b in batches])
     return updates, metrics

@@ -49,9 +49,12 @@ def make(
     pairs = documents(round)
     sequences = [_sequence(*pair, loss_on) for pair in pairs]
     update = pack_update(sequences, weigh, row_tokens=row_tokens, rows=rows)
-    tokens = sum(len(s["tokens_T"]) for s in sequences)
-    update = [put(batch) for batch in update]
-    return [update], {"data/tokens": tokens, "data/documents": len(pairs)}
+    metrics = {
+      "data/tokens": sum(len(s["tokens_T"]) for s in sequences),
+      "data/loss_tokens": loss_tokens(update),
+      "data/documents": len(pairs),
+    }
+    return [[put(batch) for batch in update]], metrics
 
   def loss_fn(params, buffers, batch):
     scores = model.logprobs(params, buffers, batch)
@@ -105,6 +108,11 @@ def pack_update(
     sequences, row_tokens=row_tokens, rows=rows, pad_values=pads
   )
   return [Batch(**fields) for fields in microbatches]
+
+
+def loss_tokens(batches: Sequence[Batch]) -> int:
+  """Tokens that the loss of some microbatches is about."""
+  return sum(int(np.sum(batch.mask_BT)) for batch in batches)
 
 
 def common_sums(batch: Batch, scores: policy.Scores):

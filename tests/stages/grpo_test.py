@@ -215,9 +215,15 @@ class CollectTest(parameterized.TestCase):
 
   def test_truncated_responses_are_left_out(self):
     cut = {(0, 0): "length", (1, 2): "repetition"}
-    _, updates, _, _ = collect(finish_reasons=cut, filter_truncated=True)
+    _, updates, metrics, _ = collect(finish_reasons=cut, filter_truncated=True)
     found = by_tokens(sequences(updates))
     rows = wanted_rows(finish_reasons=cut)
+    lengths = [
+      len(row.sample.tokens_T)
+      for row in rows
+      if row.sample.finish_reason != "length"
+    ]
+    self.assertEqual(metrics["data/loss_tokens"], sum(lengths))
     for row in rows:
       sequence = found[(*row.prompt, *row.sample.tokens_T.tolist())]
       weights = sequence["weights_BT"][2:]
@@ -228,6 +234,9 @@ class CollectTest(parameterized.TestCase):
         np.testing.assert_allclose(
           weights, 1 / (len(rows) - 1) / len(weights), rtol=1e-6
         )
+    _, updates, metrics, _ = collect(finish_reasons=cut, updates=2)
+    lengths = [len(row.sample.tokens_T) for row in rows]
+    self.assertEqual(metrics["data/loss_tokens"], sum(lengths))
     _, updates, _, _ = collect(finish_reasons=cut)
     total = sum(s["weights_BT"].sum() for s in sequences(updates))
     self.assertAlmostEqual(float(total), 1.0, places=5)

@@ -76,11 +76,18 @@ class LmTest(parameterized.TestCase):
     placed = []
     stage = make(put=lambda batch: placed.append(batch) or batch)
     updates, metrics = stage.collect(None, 0)
-    self.assertEqual(metrics, {"data/tokens": 13, "data/documents": 3})
+    self.assertEqual(
+      metrics,
+      {"data/tokens": 13, "data/loss_tokens": 10, "data/documents": 3},
+    )
     self.assertLen(updates, 1)
     self.assertEqual(len(placed), len(updates[0]))
     _, metrics = stage.collect(None, 1)
     self.assertEqual(metrics["data/tokens"], 3)
+
+  def test_the_loss_is_on_the_tokens_that_are_counted(self):
+    _, metrics = make("response").collect(None, 0)
+    self.assertEqual(metrics["data/loss_tokens"], 3 + 2 + 2)
 
   def test_a_sequence_left_out_has_no_mask_and_no_part_in_the_mean(self):
     sequences = [
