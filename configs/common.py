@@ -110,6 +110,16 @@ def student() -> dict:
   return dict(name="safetensors", path=path)
 
 
+def teacher() -> dict:
+  """R1 of the miniature, where configs/alignment.py leaves it."""
+  return dict(
+    name="checkpoint",
+    path="runs/alignment-tiny",
+    model=models.get_config("tiny"),
+    tokenizer="bundled",
+  )
+
+
 def without_experts(config: ConfigDict) -> None:
   """Leaves out what trains the router of a model with experts."""
   config.router_bias_rate = 0.0

@@ -12,11 +12,11 @@ DeepSeek-R1 (arXiv:2501.12948), §2.4, and its supplement, B.4.3, Table 6;
 no RL follows and no logits of the teacher are used:
 
   students        six dense bases, 1.5B to 70B    one of 353,000 parameters
-  data            804,745 samples                 about 4,000
+  data            804,745 samples                 thousands
   epochs          2 to 3                          3
-  learning rate   1e-4 for 1.5B to 2e-5 for 70B,  4e-3 to 4e-4
+  learning rate   1e-4 for 1.5B to 2e-5 for 70B,  8e-3 to 8e-4
                   cosine to one tenth
-  batch           64                              64
+  batch           64                              16
 """
 
 from ml_collections import ConfigDict
@@ -32,8 +32,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.init = common.student()
   config.data = dict(name="responses", path="runs/distill-data/data.jsonl")
   config.epochs = 3.0
-  config.optimizer.learning_rate = 4e-3
-  config.eval_every_rounds = 100
+  config.sequences_per_round = 16
+  config.optimizer.learning_rate = 8e-3
+  config.optimizer.schedule.warmup_updates = 30
+  config.checkpoint_every_rounds = 100
+  config.eval_every_rounds = 400
   common.without_experts(config)
   if smoke:
     common.small_sft(config)

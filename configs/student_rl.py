@@ -29,5 +29,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.routing_replay = False
   common.without_experts(config)
   if not smoke:
-    config.rounds = 60
+    config.rounds = 130
+    config.eval_every_rounds = 65
   return common.apply(config, overrides)

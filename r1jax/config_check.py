@@ -143,6 +143,15 @@ def _samples_the_policy(config: dict[str, Any]) -> Iterator[str]:
     yield f"config.sampling.top_k is {sampling['top_k']}, but must be 0 {why}."
 
 
+def _samples_at_one(config: dict[str, Any]) -> Iterator[str]:
+  temperature = config["divergence"]["temperature"]
+  if config["divergence"]["name"] == "sampled_reverse_kl" and temperature != 1:
+    yield (
+      f"config.divergence.temperature is {temperature}, but "
+      "sampled_reverse_kl has the logits as they are. Set it to 1.0."
+    )
+
+
 def _kl_is_used(config: dict[str, Any]) -> Iterator[str]:
   kl, refresh = config["kl"], config["reference_refresh_rounds"]
   if kl["coef"] == 0 and refresh:
@@ -288,6 +297,14 @@ _EVALUATION_RULES = [
 ]
 RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
   "lm": [_rounds_or_epochs, _mesh_divides_rows, *_EVALUATION_RULES],
+  "distill": [_rounds_or_epochs, _mesh_divides_rows, *_EVALUATION_RULES],
+  "on_policy_distill": [
+    _mesh_divides_rows,
+    _rows_hold_a_rollout,
+    _samples_at_one,
+    _samples_the_policy,
+    *_EVALUATION_RULES,
+  ],
   "grpo": [
     _mesh_divides_rows,
     *_EVALUATION_RULES,

@@ -46,7 +46,15 @@ _GRADER = {
 
 _BASE = {
   "name": schema.TEXT,
-  "job": schema.one_of("lm", "grpo", "reward_model", "evaluate", "generate"),
+  "job": schema.one_of(
+    "lm",
+    "grpo",
+    "distill",
+    "on_policy_distill",
+    "reward_model",
+    "evaluate",
+    "generate",
+  ),
   "seed": schema.integer(0),
   "model": schema.OPEN,
   "init": schema.Choice(
@@ -112,6 +120,20 @@ _UPDATES = {
 
 _TRAINING = {**_COMMON, **_UPDATES}
 
+_DIVERGENCES = {
+  "forward_kl": {},
+  "reverse_kl": {},
+  "jensen_shannon": {"beta": schema.number(0.001, 0.999)},
+}
+_TEACHER = schema.Choice(
+  {
+    "bundled": {},
+    "safetensors": {"path": schema.TEXT},
+    "checkpoint": {"path": schema.TEXT},
+  },
+  {"model": schema.OPEN, "tokenizer": schema.TEXT},
+)
+
 FIELDS: dict[str, dict[str, Any]] = {
   "lm": {
     **_TRAINING,
@@ -166,6 +188,31 @@ FIELDS: dict[str, dict[str, Any]] = {
       "sequence_mask",
     ),
     "routing_replay": schema.BOOL,
+  },
+  "distill": {
+    **_TRAINING,
+    "teacher": _TEACHER,
+    "divergence": schema.Choice(
+      _DIVERGENCES, {"temperature": schema.number(0.01)}
+    ),
+    "rounds": schema.integer(0),
+    "epochs": schema.number(0.0),
+    "sequences_per_round": schema.integer(1),
+    "weighting": _WEIGHTING,
+    "sampling": _SLOTS,
+  },
+  "on_policy_distill": {
+    **_TRAINING,
+    "teacher": _TEACHER,
+    "divergence": schema.Choice(
+      {**_DIVERGENCES, "sampled_reverse_kl": {}},
+      {"temperature": schema.number(0.01)},
+    ),
+    "rounds": schema.integer(1),
+    "questions_per_round": schema.integer(1),
+    "samples_per_question": schema.integer(1),
+    "weighting": _WEIGHTING,
+    "sampling": {**_SAMPLING, **_SLOTS},
   },
   "reward_model": {
     **_BASE,

@@ -19,6 +19,7 @@ from r1jax import (
   preference,
   registry,
   rollout,
+  run_card,
   sharding,
 )
 from r1jax.data import sources, templates
@@ -124,24 +125,93 @@ def weights(
   Raises:
     ValueError: If there is nothing to load, or it is another model's.
   """
+  if config.init.name != "random":
+    return stored_weights(config.init, "config.init", model, mesh)
   abstract = abstract_weights(model, mesh)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  name = config.init.name
-  if name == "random":
-    init = jax.jit(
-      lambda key: nn.unbox(model.init(key)), out_shardings=shardings
-    )
-    return init(jax.random.fold_in(jax.random.key(config.seed), 1 << 30))
-  if name == "checkpoint":
-    return checkpoint.restore_weights(config.init.path, *abstract)
-  path = BUNDLED if name == "bundled" else config.init.path
-  if name == "bundled" and not BUNDLED.exists():
+  init = jax.jit(
+    lambda key: nn.unbox(model.init(key)),
+    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+  )
+  return init(jax.random.fold_in(jax.random.key(config.seed), 1 << 30))
+
+
+def stored_weights(
+  choice: ml_collections.ConfigDict,
+  field: str,
+  model: policy.Policy,
+  mesh: jax.sharding.Mesh,
+) -> tuple[Params, Params]:
+  """The parameters and buffers that a field names, on the mesh.
+
+  Raises:
+    ValueError: As `weights`.
+  """
+  abstract = abstract_weights(model, mesh)
+  if choice.name == "checkpoint":
+    return checkpoint.restore_weights(choice.path, *abstract)
+  path = BUNDLED if choice.name == "bundled" else choice.path
+  if choice.name == "bundled" and not BUNDLED.exists():
     raise ValueError(
-      f"config.init.name is 'bundled', but there is no {BUNDLED}. Install "
+      f"{field}.name is 'bundled', but there is no {BUNDLED}. Install "
       "the package whole, or make weights with configs/pretrain.py and set "
-      "config.init to dict(name='safetensors', path=...)."
+      f"{field} to dict(name='safetensors', path=...)."
     )
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   return jax.device_put(store.load(path, *abstract), shardings)
+
+
+def teacher(
+  config: ml_collections.ConfigDict,
+  dims: model_config.ModelConfig,
+  mesh: jax.sharding.Mesh,
+) -> tuple[model_config.ModelConfig, tuple[Params, Params]]:
+  """(dimensions, (parameters, buffers)) of config.teacher, on the mesh.
+
+  Args:
+    config: Of a job that distils.
+    dims: The student's.
+    mesh: Where the teacher goes.
+
+  Raises:
+    ValueError: As `weights`, or if its tokens are not the student's.
+  """
+  choice = config.teacher
+  theirs = model_config.from_dict(choice.model.to_dict())
+  digest = file_digest(tokenizer_lib.path_of(config.tokenizer))
+  if theirs.vocab_size != dims.vocab_size:
+    raise ValueError(
+      f"config.teacher.model.vocab_size is {theirs.vocab_size}, "
+      f"config.model.vocab_size is {dims.vocab_size}. Choose a student of the "
+      "teacher's vocabulary, or distil by text, with configs/distill.py."
+    )
+  path = choice.path if choice.name != "bundled" else str(BUNDLED)
+  found = {
+    "config.teacher.tokenizer": file_digest(
+      tokenizer_lib.path_of(choice.tokenizer)
+    ),
+    f"the run of config.teacher.path {path!r}": _tokenizer_of(path),
+  }
+  for name, other in found.items():
+    if other not in (None, digest):
+      raise ValueError(
+        f"{name} has tokenizer {other}, config.tokenizer is {digest}. "
+        "Choose a student of the teacher's tokenizer, or distil by text, "
+        "with configs/distill.py."
+      )
+  model = policy.make(theirs, temperature=1.0)
+  return theirs, stored_weights(choice, "config.teacher", model, mesh)
+
+
+def _tokenizer_of(path: str) -> str | None:
+  """Digest of the tokenizer that weights were trained with, if known."""
+  found = pathlib.Path(path)
+  # A workdir, its checkpoints, or its params.safetensors.
+  for directory in (found, found.parent):
+    if directory.is_dir():
+      card = run_card.read(str(directory))
+      if "tokenizer_digest" in card:
+        return card["tokenizer_digest"]
+  return None
 
 
 def reward_weights(

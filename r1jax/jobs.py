@@ -32,7 +32,7 @@ from r1jax import (
 )
 from r1jax import run as run_lib
 from r1jax.data import sources
-from r1jax.stages import grpo, lm, reward_model
+from r1jax.stages import distill, grpo, lm, reward_model
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -63,6 +63,16 @@ def _choice(config, name, table):
   return registry.make(table, config[name].to_dict(), f"config.{name}")
 
 
+def _questions(run):
+  """The questions of config.data, which fit and are in no suite."""
+  data = experiment.questions(run.config.data.to_dict(), "config.data")
+  experiment.check_prompts(run.config, run.tokenizer, data, "config.data")
+  run_lib.note_sandbox(run, data)
+  for suite in run.suites.values():
+    sources.check_disjoint(data, suite)
+  return data
+
+
 def _grpo(run: run_lib.Run) -> None:
   config = run.config
   importance = None
@@ -75,12 +85,8 @@ def _grpo(run: run_lib.Run) -> None:
     _choice(config, "weighting", weighting.WEIGHTINGS),
     importance,
   )
-  data = experiment.questions(config.data.to_dict(), "config.data")
+  data = _questions(run)
   alignment.check_kinds(config, data, "config.data")
-  experiment.check_prompts(config, run.tokenizer, data, "config.data")
-  run_lib.note_sandbox(run, data)
-  for suite in run.suites.values():
-    sources.check_disjoint(data, suite)
   model = policy.make(
     run.dims,
     temperature=config.sampling.temperature,
@@ -143,6 +149,72 @@ def _lm(run: run_lib.Run) -> None:
     rounds=experiment.rounds(config),
     updates_per_round=1,
     data_digest=experiment.digest_of(documents(0)),
+  )
+
+
+def _distill(run: run_lib.Run) -> None:
+  config = run.config
+  weigh = _choice(config, "weighting", weighting.WEIGHTINGS)
+  documents = experiment.documents(config, run.tokenizer)
+  teacher_dims, teacher = experiment.teacher(config, run.dims, run.mesh)
+  model = policy.make(run.dims, temperature=1.0)
+  loss_fn = distill.loss_of(config, run.dims, teacher_dims)
+  rows = sharding.rows(run.mesh)
+
+  def make_stage():
+    return distill.make(
+      loss_fn,
+      teacher,
+      documents,
+      lambda batch: jax.device_put(batch, rows),
+      weigh=weigh,
+      row_tokens=config.row_tokens,
+      rows=config.rows_per_microbatch,
+    )
+
+  training.train(
+    run,
+    model,
+    make_stage,
+    with_reference=False,
+    rounds=experiment.rounds(config),
+    updates_per_round=1,
+    data_digest=experiment.digest_of(documents(0)),
+    notes={"teacher_digest": tree.digest(teacher[0])},
+  )
+
+
+def _on_policy_distill(run: run_lib.Run) -> None:
+  config = run.config
+  data = _questions(run)
+  settings = distill.settings_of(
+    config, _choice(config, "weighting", weighting.WEIGHTINGS)
+  )
+  teacher_dims, teacher = experiment.teacher(config, run.dims, run.mesh)
+  rows = sharding.rows(run.mesh)
+  prepare = distill.preparation(
+    config, teacher_dims, teacher, lambda batch: jax.device_put(batch, rows)
+  )
+
+  def make_stage():
+    return distill.make_on_policy(
+      distill.loss_of(config, run.dims, teacher_dims),
+      prepare,
+      run_lib.roll(run, config.sampling),
+      experiment.question_order(data, config.seed),
+      run_lib.lines(run, "rollouts.jsonl").write,
+      settings,
+    )
+
+  training.train(
+    run,
+    policy.make(run.dims, temperature=1.0),
+    make_stage,
+    with_reference=False,
+    rounds=config.rounds,
+    updates_per_round=1,
+    data_digest=experiment.digest_of(data),
+    notes={"teacher_digest": tree.digest(teacher[0])},
   )
 
 
@@ -230,6 +302,8 @@ def _evaluate(run: run_lib.Run) -> None:
 JOBS: dict[str, Callable[[run_lib.Run], None]] = {
   "grpo": _grpo,
   "lm": _lm,
+  "distill": _distill,
+  "on_policy_distill": _on_policy_distill,
   "reward_model": _reward_model,
   "evaluate": _evaluate,
   "generate": _generate,

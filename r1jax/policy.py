@@ -37,6 +37,11 @@ class Scores(NamedTuple):
   report: Report | None
 
 
+# (student's params, its buffers, batch with a teacher) -> (Scores,
+# divergence_BT), 0 outside of the batch's mask.
+Comparison = Callable[[Params, Params, Batch], tuple[Scores, jax.Array]]
+
+
 class Policy(NamedTuple):
   """A model as the rest of r1jax uses it.
 
@@ -114,6 +119,15 @@ def _logprobs(
   buffers: Params,
   batch: Batch,
 ) -> Scores:
+  out, head = _forward(config, with_balance, params, buffers, batch)
+  logprobs_BT, entropy_BT = _score_tokens(
+    head, out.hidden_BTD, batch.tokens_BT, batch.mask_BT, temperature
+  )
+  return Scores(logprobs_BT, entropy_BT, out.report)
+
+
+def _forward(config, with_balance, params, buffers, batch):
+  """(output, head) of a model on a batch."""
   model = transformer.Transformer(config, with_balance=with_balance)
   variables = {"params": params, "buffers": buffers}
   context = Context(
@@ -122,22 +136,94 @@ def _logprobs(
   out = model.apply(
     variables, batch.tokens_BT, context, None, batch.experts_BTLP
   )
-  head = functools.partial(model.apply, variables, method="logits")
-  logprobs_BT, entropy_BT = _score_tokens(
-    head, out.hidden_BTD, batch.tokens_BT, batch.mask_BT, temperature
-  )
-  return Scores(logprobs_BT, entropy_BT, out.report)
+  return out, functools.partial(model.apply, variables, method="logits")
+
+
+def make_comparison(
+  student: ModelConfig,
+  teacher: ModelConfig,
+  divergence: Callable[[jax.Array, jax.Array], jax.Array],
+  *,
+  temperature: float,
+  with_balance: bool = False,
+) -> Comparison:
+  """The comparison of a student with its teacher, token by token.
+
+    temperature^2 * divergence(softmax(z / temperature), ...)
+
+  The square keeps the size of the gradient (Hinton et al.,
+  arXiv:1503.02531, §2). The student's Scores are at temperature 1.
+
+  Args:
+    student, teacher: The models; of one vocabulary.
+    divergence: Of `divergences`.
+    temperature: Divides both models' logits, above 0.
+    with_balance: As of `make`.
+  """
+  assert student.vocab_size == teacher.vocab_size
+
+  def compare(params, buffers, batch):
+    out, head = _forward(student, with_balance, params, buffers, batch)
+    plain = batch._replace(experts_BTLP=None)
+    theirs, their_head = _forward(teacher, False, *batch.teacher, plain)
+
+    def score(hidden_BXD, teacher_BXD, tokens_BX):
+      logits_BXV = head(hidden_BXD)
+      divergence_BX = divergence(
+        jax.nn.log_softmax(logits_BXV / temperature),
+        jax.nn.log_softmax(their_head(teacher_BXD) / temperature),
+      )
+      return *_score(logits_BXV, tokens_BX), temperature**2 * divergence_BX
+
+    *scores, divergence_BT = _in_chunks(
+      score,
+      3,
+      (out.hidden_BTD, theirs.hidden_BTD),
+      batch.tokens_BT,
+      batch.mask_BT,
+      student.vocab_size,
+    )
+    return Scores(*scores, out.report), divergence_BT
+
+  return compare
 
 
 def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
-  """Log-probabilities and entropies of the masked tokens, in chunks.
+  """Log-probabilities and entropies of the masked tokens."""
+  V = jax.eval_shape(head, hidden_BTD[:, 0]).shape[-1]
+
+  def score(hidden_BXD, tokens_BX):
+    return _score(head(hidden_BXD) / temperature, tokens_BX)
+
+  return _in_chunks(score, 2, (hidden_BTD,), tokens_BT, mask_BT, V)
+
+
+def _score(logits_BXV, tokens_BX):
+  """(log-probabilities, entropies) of tokens."""
+  lse_BX = jax.nn.logsumexp(logits_BXV, axis=-1)
+  picked_BX1 = jnp.take_along_axis(logits_BXV, tokens_BX[:, :, None], axis=-1)
+  fixed_BXV = jax.lax.stop_gradient(logits_BXV)
+  probs_BXV = jnp.exp(fixed_BXV - jax.lax.stop_gradient(lse_BX)[..., None])
+  mean_BX = jnp.sum(probs_BXV * fixed_BXV, axis=-1)
+  entropy_BX = jax.lax.stop_gradient(lse_BX) - mean_BX
+  return picked_BX1[:, :, 0] - lse_BX, entropy_BX
+
+
+def _in_chunks(score, count, hiddens, tokens_BT, mask_BT, V):
+  """What `score` says of the masked tokens, in chunks; 0 of the others.
 
   In each row the masked tokens are brought together first, so chunks
   without any are not computed; a chunk's logits are made again in the
   backward pass rather than kept.
+
+  Args:
+    score: (hidden_BXD of each model, tokens_BX) -> `count` arrays _BX.
+    count: Of them.
+    hiddens: hidden_BTD of each model.
+    tokens_BT, mask_BT: Of the batch.
+    V: Logits of a token.
   """
   B, T = tokens_BT.shape
-  V = jax.eval_shape(head, hidden_BTD[:, 0]).shape[-1]
   chunk = _chunk_tokens(B, T, V)
   chunks = -(-T // chunk)
   width = chunks * chunk
@@ -150,43 +236,37 @@ def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
 
   # The hidden state that predicts token t is that of token t - 1.
   source_BT = jnp.maximum(order_BT - 1, 0)
-  moved_BTD = jax.vmap(lambda row_TD, at_T: row_TD[at_T])(hidden_BTD, source_BT)
-  moved_BTD = jnp.pad(moved_BTD, ((0, 0), (0, width - T), (0, 0)))
-  hidden_CBXD = moved_BTD.reshape(B, chunks, chunk, -1).swapaxes(0, 1)
 
-  def score(hidden_BXD, tokens_BX):
-    logits_BXV = head(hidden_BXD) / temperature
-    lse_BX = jax.nn.logsumexp(logits_BXV, axis=-1)
-    picked_BX1 = jnp.take_along_axis(logits_BXV, tokens_BX[:, :, None], axis=-1)
-    fixed_BXV = jax.lax.stop_gradient(logits_BXV)
-    probs_BXV = jnp.exp(fixed_BXV - jax.lax.stop_gradient(lse_BX)[..., None])
-    mean_BX = jnp.sum(probs_BXV * fixed_BXV, axis=-1)
-    entropy_BX = jax.lax.stop_gradient(lse_BX) - mean_BX
-    return picked_BX1[:, :, 0] - lse_BX, entropy_BX
+  def gather_hidden(hidden_BTD):
+    moved_BTD = jax.vmap(lambda row_TD, at_T: row_TD[at_T])(
+      hidden_BTD, source_BT
+    )
+    moved_BTD = jnp.pad(moved_BTD, ((0, 0), (0, width - T), (0, 0)))
+    return moved_BTD.reshape(B, chunks, chunk, -1).swapaxes(0, 1)
 
   # Around the branch, not in it: what a branch keeps, the head with it, is
   # kept for every chunk.
   @jax.checkpoint
   def step(_, inputs):
-    hidden_BXD, tokens_BX, mask_BX = inputs
+    *hiddens_BXD, tokens_BX, mask_BX = inputs
     zeros_BX = jnp.zeros(tokens_BX.shape, jnp.float32)
-    pair = jax.lax.cond(
+    found = jax.lax.cond(
       jnp.any(mask_BX),
       score,
-      lambda *_: (zeros_BX, zeros_BX),
-      hidden_BXD,
+      lambda *_: (zeros_BX,) * count,
+      *hiddens_BXD,
       tokens_BX,
     )
-    return None, tuple(jnp.where(mask_BX, each, 0.0) for each in pair)
+    return None, tuple(jnp.where(mask_BX, each, 0.0) for each in found)
 
-  inputs = (hidden_CBXD, gather(tokens_BT), gather(mask_BT))
-  _, pair = jax.lax.scan(step, None, inputs)
+  inputs = (*map(gather_hidden, hiddens), gather(tokens_BT), gather(mask_BT))
+  _, found = jax.lax.scan(step, None, inputs)
   back_BT = jnp.argsort(order_BT, axis=1)
   return tuple(
     jnp.take_along_axis(
       each.swapaxes(0, 1).reshape(B, width)[:, :T], back_BT, axis=1
     )
-    for each in pair
+    for each in found
   )
 
 

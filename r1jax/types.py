@@ -41,6 +41,8 @@ class Batch(NamedTuple):
       reward model; of `score_losses`.
     rivals_BT: How many tokens further on the other member of its pair
       ends; negative if before.
+    teacher: Frozen (params, buffers) of the model to learn from, the same
+      arrays in every microbatch.
   """
 
   tokens_BT: jax.Array
@@ -56,6 +58,7 @@ class Batch(NamedTuple):
   experts_BTLP: jax.Array | None = None
   targets_BT: jax.Array | None = None
   rivals_BT: jax.Array | None = None
+  teacher: tuple[Params, Params] | None = None
 
 
 class Aux(NamedTuple):

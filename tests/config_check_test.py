@@ -159,8 +159,8 @@ class ConfigCheckTest(parameterized.TestCase):
   @parameterized.parameters(
     (
       None,
-      "config.job is None. Known: evaluate, generate, grpo, lm, pipeline, "
-      "reward_model.",
+      "config.job is None. Known: distill, evaluate, generate, grpo, lm, "
+      "on_policy_distill, pipeline, reward_model.",
     ),
     ("grop", "config.job is 'grop'. Known: .* Did you mean grpo?"),
   )

@@ -27,7 +27,7 @@ from r1jax import losses as losses_lib
 from r1jax.advantages import ADVANTAGES
 from r1jax.data import tokenizer
 from r1jax.models import config as model_config
-from r1jax.stages import grpo, lm, reward_model
+from r1jax.stages import distill, grpo, lm, reward_model
 from r1jax.types import Batch
 from tests import runs
 
@@ -97,6 +97,13 @@ def lower_update(config, model):
       balance_coef=config.balance_coef,
     )
     loss_fn = stage.loss_fn
+  elif config.job in ("distill", "on_policy_distill"):
+    theirs = model_config.from_dict(config.teacher.model.to_dict())
+    shapes = jax.eval_shape(
+      policy.make(theirs, temperature=1.0).init, jax.random.key(0)
+    )
+    batch = batch._replace(teacher=nn.unbox(shapes))
+    loss_fn = distill.loss_of(config, model, theirs)
   else:
     choices = [
       registry.make(table, config[name].to_dict(), f"config.{name}")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from r1jax import policy
+from r1jax import divergences, policy
 from tests import small
 
 LENGTHS = (6, 5, 9)
@@ -116,6 +116,66 @@ class LogprobsTest(parameterized.TestCase):
     got = scores("gqa", 0.0)(small.batch(*PACKED))
     want = scores("gqa", 1.0)(small.batch(*PACKED))
     np.testing.assert_array_equal(got.logprobs_BT, want.logprobs_BT)
+
+
+class ComparisonTest(parameterized.TestCase):
+  """A dense student against a teacher with experts."""
+
+  def compare(self, divergence, temperature=1.0, elements=None):
+    """(Scores, divergence_BT), gradients by (params, teacher)."""
+    student, teacher = small.gqa(), small.mla()
+    compare = policy.make_comparison(
+      student, teacher, divergence, temperature=temperature
+    )
+    batch = small.batch(*PACKED)
+
+    def total(params, theirs):
+      scores, divergence_BT = compare(
+        params, small.weights(student)[1], batch._replace(teacher=theirs)
+      )
+      return jnp.sum(divergence_BT), (scores, divergence_BT)
+
+    grad = jax.grad(total, argnums=(0, 1), has_aux=True)
+    with mock.patch.object(
+      policy, "_HEAD_ELEMENTS", elements or policy._HEAD_ELEMENTS
+    ):
+      grads, out = jax.jit(grad)(
+        small.weights(student)[0], small.weights(teacher)
+      )
+    return out, grads
+
+  @parameterized.parameters(
+    ("forward_kl", 1.0, None), ("reverse_kl", 0.5, 3 * small.VOCAB * 8)
+  )
+  def test_against_each_sequence_alone(self, name, temperature, elements):
+    (got, divergence_BT), (grads, _) = self.compare(
+      divergences.DIVERGENCES[name], temperature, elements
+    )
+    student_BTV, teacher_BTV = (
+      log_softmax(row_logits(kind) / temperature) for kind in ("gqa", "mla")
+    )
+    left, right = student_BTV, teacher_BTV
+    if name == "forward_kl":
+      left, right = right, left
+    want_BT = np.sum(np.exp(left) * (left - right), axis=-1)
+    for i, tokens in enumerate(places(PACKED)):
+      self.assertEqual(divergence_BT[tokens[0]], 0.0)
+      for t, place in enumerate(tokens[1:], start=1):
+        self.assertAlmostEqual(
+          float(divergence_BT[place]),
+          temperature**2 * want_BT[i, t - 1],
+          delta=2e-5,
+        )
+    self.assertEqual(np.sum(divergence_BT != 0), np.sum(LENGTHS) - 3)
+    want = scores("gqa")(small.batch(*PACKED))
+    for got_BT, want_BT in zip(got[:2], want[:2]):
+      np.testing.assert_allclose(got_BT, want_BT, atol=1e-5)
+    self.assertTrue(all(jnp.any(g != 0) for g in jax.tree.leaves(grads)))
+
+  def test_none_of_the_gradient_is_the_teachers(self):
+    _, (_, (params, buffers)) = self.compare(divergences.reverse_kl)
+    for leaf in jax.tree.leaves((params, buffers)):
+      np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
 
 
 class GradientTest(parameterized.TestCase):

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "r1jax"
 LAYERS = {
   "base": "types records registry tree config_schema config_fields chain "
   "config_kinds config_check",
-  "arrays": "models sampling losses score_losses advantages weighting kl "
-  "packing calibration",
+  "arrays": "models sampling losses score_losses divergences advantages "
+  "weighting kl packing calibration",
   "text": "rewards data",
   "parts": (
     "policy optim sharding checkpoint metrics memory grading grading_worker "

@@ -36,25 +36,9 @@ def make(
 
   Args:
     model: The policy to be trained.
-    documents: A round's documents.
-    put: Places a microbatch on the mesh.
-    loss_on: "all" tokens but a document's first, or the "response".
-    weigh: Of WEIGHTINGS.
-    row_tokens, rows: Shape of a microbatch.
+    documents, put, loss_on, weigh, row_tokens, rows: As of `collector`.
     balance_coef: Of the sequence-wise balance loss.
   """
-
-  def collect(state, round):
-    del state
-    pairs = documents(round)
-    sequences = [_sequence(*pair, loss_on) for pair in pairs]
-    update = pack_update(sequences, weigh, row_tokens=row_tokens, rows=rows)
-    metrics = {
-      "data/tokens": sum(len(s["tokens_T"]) for s in sequences),
-      "data/loss_tokens": loss_tokens(update),
-      "data/documents": len(pairs),
-    }
-    return [[put(batch) for batch in update]], metrics
 
   def loss_fn(params, buffers, batch):
     scores = model.logprobs(params, buffers, batch)
@@ -66,10 +50,55 @@ def make(
     sums["train/loss"] = loss
     return loss + balance_coef * balance, Aux(sums, {})
 
+  collect = collector(
+    documents,
+    put,
+    loss_on=loss_on,
+    weigh=weigh,
+    row_tokens=row_tokens,
+    rows=rows,
+  )
   return Stage(collect, loss_fn)
 
 
-def _sequence(prompt, response, loss_on):
+def collector(
+  documents: Documents,
+  put: Callable[[Batch], Batch],
+  *,
+  loss_on: str,
+  weigh: Weighting,
+  row_tokens: int,
+  rows: int,
+) -> Callable[[Any, int], tuple[list[list[Batch]], dict[str, Any]]]:
+  """The `collect` of a stage that makes one update on a round's documents.
+
+  Args:
+    documents: A round's.
+    put: Places a microbatch on the mesh.
+    loss_on: "all" tokens but a document's first, or the "response".
+    weigh: Of WEIGHTINGS.
+    row_tokens, rows: Shape of a microbatch.
+  """
+
+  def collect(state, round):
+    del state
+    pairs = documents(round)
+    sequences = [sequence(*pair, loss_on) for pair in pairs]
+    update = pack_update(sequences, weigh, row_tokens=row_tokens, rows=rows)
+    metrics = {
+      "data/tokens": sum(len(s["tokens_T"]) for s in sequences),
+      "data/loss_tokens": loss_tokens(update),
+      "data/documents": len(pairs),
+    }
+    return [[put(batch) for batch in update]], metrics
+
+  return collect
+
+
+def sequence(
+  prompt: Sequence[int], response: Sequence[int], loss_on: str = "response"
+) -> dict[str, np.ndarray]:
+  """A prompt and its response as `pack_update` takes them."""
   length = len(prompt) + len(response)
   mask_T = np.ones(length, bool)
   mask_T[: len(prompt) if loss_on == "response" else 1] = False
