@@ -332,6 +332,17 @@ class PipelineTest(parameterized.TestCase):
       shutil.copytree(self.workdir, moved)
       self.assertEqual(self.run_chain(workdir=moved), ())
 
+  def test_a_workdir_named_otherwise_goes_on_within_a_stage(self):
+    def fail(name, step):
+      if name == "second":
+        raise OSError("full")
+
+    self.job.during = fail
+    with self.assertRaises(OSError):
+      self.run_chain(workdir=os.path.relpath(self.workdir))
+    self.job.during = lambda *_: None
+    self.assertEqual(self.run_chain(), NAMES[2:])
+
   @parameterized.product(
     number=[signal.SIGTERM, signal.SIGINT], step=["start", "end"]
   )
@@ -340,7 +351,7 @@ class PipelineTest(parameterized.TestCase):
 
     def stop(*where):
       if where == ("made", step):
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
 
     handler = signal.getsignal(number)
     self.job.during = stop
@@ -385,7 +396,7 @@ class WatchTest(parameterized.TestCase):
       with interrupt.watch() as inner:
         self.assertIs(signal.getsignal(signal.SIGTERM), handler)
         self.assertFalse(inner())
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         self.assertTrue(inner())
       self.assertTrue(outer())
       with interrupt.watch() as again:
@@ -398,9 +409,9 @@ class WatchTest(parameterized.TestCase):
       self.assertRaises(KeyboardInterrupt),
       interrupt.watch() as stopped,
     ):
-      os.kill(os.getpid(), signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
       self.assertTrue(stopped())
-      os.kill(os.getpid(), signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
 
 
 if __name__ == "__main__":
