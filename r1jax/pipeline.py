@@ -38,6 +38,8 @@ from r1jax import config_schema as schema
 
 CARD, SUMMARY, REPORT = "chain.json", "summary.json", "report.html"
 CHECKPOINTS = "checkpoints"
+# Metrics on the screen; summary.json has all.
+SHOWN = ("pass@1", "format_mean", "mixed_language_frac", "harmless_mean")
 OUTPUTS = (training.EXPORT, generate.DATA, "eval.jsonl", CHECKPOINTS)
 Stage = Mapping[str, Any]
 Records = dict[str, dict[str, Any]]
@@ -311,9 +313,11 @@ def _scores(path: str) -> dict[str, float]:
   """suite/metric to value, of the last evaluation in a workdir."""
   found = {}
   for row in metrics.read_jsonl(os.path.join(path, "eval.jsonl")):
+    texts = [value for value in row.values() if isinstance(value, str)]
     for name, value in row.items():
-      if name not in ("round", "suite", "questions", "samples"):
-        found[f"{row['suite']}/{name}"] = value
+      counts = name in ("round", "questions", "samples")
+      if not counts and isinstance(value, (int, float)):
+        found["/".join([*texts, name])] = value
   return found
 
 
@@ -328,7 +332,8 @@ def _show(summary: Mapping[str, Any]) -> None:
     times.add_row(name, f"{stage['secs']:.1f}", digest)
   times.add_row("all", f"{summary['secs']:.1f}", "")
   console.print(times)
-  measured = list(dict.fromkeys(m for s in scores.values() for m in s))
+  measured = dict.fromkeys(m for s in scores.values() for m in s)
+  measured = [m for m in measured if m.split("/")[-1] in SHOWN]
   stages = [name.removeprefix("eval_") for name in scores]
   table = rich.table.Table("", *stages)
   for name in measured:
