@@ -241,6 +241,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "no_repeats",
         "one_language",
         "rewarded",
+        "searches",
         "short_paragraphs",
       ),
     ),

@@ -333,9 +333,13 @@ def rounds(config: ml_collections.ConfigDict) -> int:
   """Rounds of a config of job "lm", or of its passes over the responses."""
   if not config.epochs:
     return config.rounds
-  documents = sources.count_responses(config.data.path)
+  documents = sources.count_responses(**_arguments(config.data))
   passes = config.epochs * documents / config.sequences_per_round
   return max(1, round(passes))
+
+
+def _arguments(choice):
+  return {k: v for k, v in choice.to_dict().items() if k != "name"}
 
 
 def _encode(template, tokenizer, document):

@@ -88,12 +88,39 @@ def no_repeats(
   return "repeats_itself" if repeated > max_frac * len(lines) else None
 
 
+def searches(
+  question: Question,
+  response: Response,
+  rewards: Rewards,
+  *,
+  least: int,
+  most: int,
+  gave_up: bool = False,
+) -> str | None:
+  """Drops Countdown thoughts of fewer or of more lines.
+
+  With `gave_up` it drops those too that found the answer, so that what is
+  left tried, gave up and guessed.
+  """
+  del rewards
+  if question.verifier != "countdown":
+    return None
+  lines = _thoughts(response).split("\n")
+  if not least <= len(lines) <= most:
+    return "search_too_short" if len(lines) < least else "search_too_long"
+  guesses = [words["guess"] for words in corpus.WORDS.values()]
+  if gave_up and lines[-1].strip() not in guesses:
+    return "did_not_give_up"
+  return None
+
+
 FILTERS: dict[str, Callable[..., str | None]] = {
   "finished": finished,
   "no_code": no_code,
   "no_repeats": no_repeats,
   "one_language": one_language,
   "rewarded": rewarded,
+  "searches": searches,
   "short_paragraphs": short_paragraphs,
 }
 

@@ -208,23 +208,39 @@ SOURCES = {
 }
 
 
-def responses(index: int, *, path: str, seed: int = 0) -> miniature.Document:
+def responses(
+  index: int,
+  *,
+  path: str,
+  more_path: str | None = None,
+  more_repeats: int = 1,
+  seed: int = 0,
+) -> miniature.Document:
   """The document at an index of the endless shuffled passes over a file.
 
   Args:
     index: From 0.
     path: What `generate` wrote: lines with a question and a response.
+    more_path: Another such file, taken together with the first.
+    more_repeats: How often a pass takes it.
     seed: Of the shuffling, anew for each pass.
 
   Raises:
     ValueError: If there is no such file, or for a line that does not fit.
   """
-  return _shuffled(path, seed)[index]
+  return _shuffled(path, more_path, more_repeats, seed)[index]
 
 
-def count_responses(path: str) -> int:
-  """How many documents one pass over a file has; raises as `responses`."""
-  return len(_read_responses(path))
+def count_responses(
+  *,
+  path: str,
+  more_path: str | None = None,
+  more_repeats: int = 1,
+  seed: int = 0,
+) -> int:
+  """How many documents one pass has; arguments and errors of `responses`."""
+  del seed
+  return len(_both(path, more_path, more_repeats))
 
 
 # Endless documents for training: `(index, *, ...) -> Document`.
@@ -232,8 +248,17 @@ DOCUMENTS = {"miniature": miniature.document, "responses": responses}
 
 
 @functools.lru_cache(maxsize=8)
-def _shuffled(path: str, seed: int) -> Sequence[miniature.Document]:
-  return order(_read_responses(path), seed)
+def _shuffled(
+  path: str, more_path: str | None, more_repeats: int, seed: int
+) -> Sequence[miniature.Document]:
+  return order(_both(path, more_path, more_repeats), seed)
+
+
+def _both(
+  path: str, more_path: str | None, more_repeats: int
+) -> list[miniature.Document]:
+  more = _read_responses(more_path) if more_path else []
+  return _read_responses(path) + more * more_repeats
 
 
 @functools.lru_cache(maxsize=8)
