@@ -127,11 +127,11 @@ def without_experts(config: ConfigDict) -> None:
 
 
 def reasoning_questions() -> dict:
-  """Countdown and program questions to train on, nine to one."""
+  """Countdown and program questions to train on."""
   return dict(
     name="mixture",
     parts=[
-      dict(name="countdown", split="train", test_frac=0.2, repeats=2),
+      dict(name="countdown", split="train", test_frac=0.2),
       dict(name="programs", split="train", test_frac=0.2),
     ],
   )

@@ -21,5 +21,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = zero.get_config(",".join(words)).unlock()
   config.name = f"reasoning-{preset}"
   config.data = common.reasoning_questions()
+  config.data.parts[0]["repeats"] = 2  # Nine of ten are Countdown's.
   config.rewards.language = dict(weight=weight, identifier="script")
   return common.apply(config, overrides)
