@@ -165,6 +165,7 @@ def generation(config: ConfigDict) -> ConfigDict:
   config.judge = dict(name="none")
   config.refine = dict(name="as_it_is")
   config.max_other_frac = 0.25
+  config.other_data = dict(name="none")
   return config
 
 

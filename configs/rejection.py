@@ -4,8 +4,10 @@
 
 DeepSeek-R1 (arXiv:2501.12948), §2.3.3: correct responses, without mixed
 languages, long paragraphs or code blocks in the thoughts, about 600,000;
-with about 200,000 others, which a judge checks. Samples a prompt,
-temperature and cap are not stated; the miniature's are below.
+where no rule can tell, a judge does. With them go about 200,000 samples of
+an older model's SFT data; the miniature's help in 7 of 10 answers and do
+harm in 3 of 10 of those that can. Samples a prompt, temperature and cap are
+not stated; the miniature's are below.
 """
 
 from ml_collections import ConfigDict
@@ -26,6 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.filters.no_repeats = dict(max_frac=0.2)
   config.judge = dict(name="oracle")
   config.max_kept_per_question = 4
+  config.other_data = dict(name="miniature", helpful=0.7, unsafe=0.3)
   if smoke:
     common.small_generation(config)
   return common.apply(config, overrides)

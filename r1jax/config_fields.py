@@ -249,6 +249,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "refine": schema.named("as_it_is", "miniature"),
     "max_kept_per_question": schema.integer(1),
     "max_other_frac": schema.number(0.0, 1.0),
+    "other_data": schema.named("none", "miniature", "file"),
   },
   # The whole config of each stage is checked as one of its job.
   "pipeline": {

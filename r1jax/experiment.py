@@ -22,6 +22,7 @@ from r1jax import (
   run_card,
   sharding,
 )
+from r1jax.data import documents as document_lib
 from r1jax.data import sources, templates
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import config as model_config
@@ -323,7 +324,7 @@ def documents(
   config: ml_collections.ConfigDict, tokenizer: tokenizer_lib.Tokenizer
 ) -> Callable[[int], list[tuple[list[int], list[int]]]]:
   """A round's documents as prompt ids and response ids."""
-  make = registry.make(sources.DOCUMENTS, config.data, "config.data")
+  make = registry.make(document_lib.DOCUMENTS, config.data, "config.data")
   encode = functools.partial(_encode, template(config), tokenizer)
   n = config.sequences_per_round
   return lambda round: [encode(make(round * n + i)) for i in range(n)]
@@ -333,8 +334,8 @@ def rounds(config: ml_collections.ConfigDict) -> int:
   """Rounds of a config of job "lm", or of its passes over the responses."""
   if not config.epochs:
     return config.rounds
-  documents = sources.count_responses(**_arguments(config.data))
-  passes = config.epochs * documents / config.sequences_per_round
+  count = document_lib.count_responses(**_arguments(config.data))
+  passes = config.epochs * count / config.sequences_per_round
   return max(1, round(passes))
 
 

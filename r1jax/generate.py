@@ -9,6 +9,7 @@ verifier, or where it has none, by the judge. DeepSeek-R1
 import hashlib
 import json
 import os
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from r1jax import interrupt, metrics, registry, rollout, tree
-from r1jax.data import general, readable
+from r1jax.data import documents, general, miniature, readable, sources
 from r1jax.records import Question
 from r1jax.rewards import extract
 
@@ -26,6 +27,8 @@ KEPT = "kept.jsonl"
 DATA = "data.jsonl"
 # Rows whose answer no rule can check -> why each is dropped, or None.
 Judge = Callable[[Sequence[rollout.Row]], list[str | None]]
+# (n, seed) -> at most n records that were not sampled here.
+OtherData = Callable[[int, int], list[dict[str, Any]]]
 
 
 class Settings(NamedTuple):
@@ -40,6 +43,7 @@ class Settings(NamedTuple):
     max_kept: Of one question.
     max_other_frac: Most that questions with verifier "none" may be of the
       whole; what is over is dropped at random.
+    other_data: What fills this share up, where the samples do not.
   """
 
   seed: int
@@ -49,6 +53,7 @@ class Settings(NamedTuple):
   refine: Callable[[Question, str], str]
   max_kept: int
   max_other_frac: float
+  other_data: OtherData
 
 
 def settings_of(config: Any) -> Settings:
@@ -71,6 +76,7 @@ def settings_of(config: Any) -> Settings:
     registry.make(readable.REFINERS, config.refine.to_dict(), "config.refine"),
     config.max_kept_per_question,
     config.max_other_frac,
+    registry.make(OTHER_DATA, config.other_data.to_dict(), "config.other_data"),
   )
 
 
@@ -92,6 +98,62 @@ def judge_oracle(rows: Sequence[rollout.Row]) -> list[str | None]:
 
 
 JUDGES: dict[str, Judge] = {"none": judge_nothing, "oracle": judge_oracle}
+
+
+def no_other_data(n: int, seed: int) -> list[dict[str, Any]]:
+  """None."""
+  del n, seed
+  return []
+
+
+def miniature_other_data(
+  n: int, seed: int, *, helpful: float, unsafe: float, test_frac: float = 0.2
+) -> list[dict[str, Any]]:
+  """n answers to general prompts, as of an older model's SFT data.
+
+  DeepSeek-R1 (arXiv:2501.12948), §2.3.3, takes 200,000 samples from the SFT
+  data of DeepSeek-V3; they are not all what a reward model would choose.
+
+  Args:
+    n: How many.
+    seed: Of the draws.
+    helpful, unsafe: Shares, as of `general.response`.
+    test_frac: Share of the prompts that is held out.
+  """
+  questions = general.questions(split="train", test_frac=test_frac)
+  records = []
+  for index in range(n):
+    rng = random.Random(f"other:{seed}:{index}")
+    question = questions[int(rng.random() * len(questions))]
+    thoughts, answer, _ = general.response(
+      question, rng, helpful=helpful, unsafe=unsafe
+    )
+    records.append(
+      {
+        "id": f"other:{index}",
+        "question": question._asdict(),
+        "response": miniature.layout(thoughts, answer),
+      }
+    )
+  return records
+
+
+def other_data_file(n: int, seed: int, *, path: str) -> list[dict[str, Any]]:
+  """At most n lines of a file with id, question and response each.
+
+  Raises:
+    ValueError: If there is no such file, or for a line that does not fit.
+  """
+  order = sources.order(range(documents.count_responses(path=path)), seed)
+  rows = [row for _, row in sources.json_rows(path)]
+  return [rows[order[i]] for i in range(min(n, len(rows)))]
+
+
+OTHER_DATA: dict[str, Callable[..., list[dict[str, Any]]]] = {
+  "none": no_other_data,
+  "miniature": miniature_other_data,
+  "file": other_data_file,
+}
 
 
 def collect(
@@ -192,17 +254,26 @@ def mixed(
   records: Sequence[dict[str, Any]], settings: Settings
 ) -> list[dict[str, Any]]:
   """The records in their order, without what is over max_other_frac."""
-  other = [
-    i for i, r in enumerate(records) if r["question"]["verifier"] == "none"
-  ]
-  rest = len(records) - len(other)
-  frac = settings.max_other_frac
-  allowed = int(rest * frac / (1 - frac)) if frac < 1 else len(other)
-  if len(other) <= allowed:
+  missing = _missing(records, settings)
+  if missing >= 0:
     return list(records)
+  other = [i for i, record in enumerate(records) if _is_other(record)]
   rng = np.random.default_rng(settings.seed)
-  surplus = set(rng.permutation(other)[allowed:].tolist())
+  surplus = set(rng.permutation(other)[missing:].tolist())
   return [r for i, r in enumerate(records) if i not in surplus]
+
+
+def _is_other(record):
+  return record["question"]["verifier"] == "none"
+
+
+def _missing(records, settings):
+  """How many others more would make their share; negative if too many."""
+  other = sum(map(_is_other, records))
+  frac = settings.max_other_frac
+  if frac == 1:
+    return 0
+  return int((len(records) - other) * frac / (1 - frac)) - other
 
 
 def run(
@@ -245,6 +316,9 @@ def run(
     )
   chosen = mixed(records, settings)
   summary["dropped"]["over_max_other_frac"] = len(records) - len(chosen)
+  more = settings.other_data(_missing(chosen, settings), settings.seed)
+  summary["other_data"] = len(more)
+  chosen += more
   digest = write_data(os.path.join(workdir, DATA), chosen)
   return {**summary, "records": len(chosen), "digest": digest}
 

@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 from r1jax import generate, metrics, rollout
 from r1jax.data import general
 from r1jax.records import Question, Response, Reward
+from r1jax.rewards import extract
 from r1jax.sampling import engine
 
 ASKED = [Question(f"q{i}", f"what {i}", i, "exact") for i in range(3)]
@@ -41,6 +42,7 @@ def settings(**changes):
     refine=lambda question, text: text,
     max_kept=9,
     max_other_frac=0.25,
+    other_data=generate.no_other_data,
   )
   return generate.Settings(**fields | changes)
 
@@ -170,12 +172,39 @@ class MixedTest(parameterized.TestCase):
     self.assertEqual(chosen, again)
 
 
+class OtherDataTest(parameterized.TestCase):
+  def test_miniature_answers_are_a_function_of_seed_and_index(self):
+    def make(n, seed=0):
+      return generate.miniature_other_data(n, seed, helpful=0.7, unsafe=0.3)
+
+    records = make(400)
+    self.assertEqual(records[:50], make(50))
+    self.assertNotEqual(records[:50], make(50, seed=1))
+    labels = []
+    for record in records:
+      question = Question(**record["question"])
+      self.assertEqual(question.verifier, "none")
+      answer = extract.answer(record["response"])
+      labels.append(general.label(question, answer.text))
+    self.assertBetween(labels.count("helpful") / 400, 0.55, 0.75)
+    self.assertGreater(labels.count("unsafe"), 10)
+
+  def test_a_file_gives_some_of_its_lines(self):
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    path = os.path.join(folder, "f")
+    records = generate.miniature_other_data(9, 0, helpful=1.0, unsafe=0.0)
+    generate.write_data(path, records)
+    some = generate.other_data_file(4, 0, path=path)
+    self.assertLen({record["id"] for record in some}, 4)
+    self.assertCountEqual(generate.other_data_file(99, 0, path=path), records)
+
+
 class RunTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.workdir = self.enterContext(tempfile.TemporaryDirectory())
 
-  def run_rounds(self, rounds, first_round=0, broken_at=None):
+  def run_rounds(self, rounds, first_round=0, broken_at=None, **changes):
     def collect_round(round):
       if round == broken_at:
         raise KeyboardInterrupt
@@ -194,7 +223,7 @@ class RunTest(parameterized.TestCase):
         self.workdir,
         collect_round,
         rounds,
-        settings(),
+        settings(**changes),
         writer.write,
         first_round,
       )
@@ -224,6 +253,20 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(first, 2)
     self.assertEqual(self.run_rounds(4, first_round=first), whole)
     self.assertEqual(self.data(), whole_data)
+
+  def test_other_data_fills_its_share(self):
+    asked = []
+
+    def other_data(n, seed):
+      asked.append((n, seed))
+      return [{"id": "other"}] * n
+
+    result = self.run_rounds(
+      12, other_data=other_data, max_other_frac=0.5, seed=4
+    )
+    self.assertEqual(asked, [(6, 4)])
+    self.assertEqual((result["records"], result["other_data"]), (12, 6))
+    self.assertEqual(self.data()[6:], [{"id": "other"}] * 6)
 
   def test_nothing_kept_is_an_error_that_lists_the_reasons(self):
     with self.assertRaisesRegex(

@@ -6,7 +6,6 @@ for a question whose gold answer its verifier cannot read; such a data set
 is refused when it is loaded.
 """
 
-import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,8 +14,8 @@ from typing import Any
 from r1jax import registry
 from r1jax.data import countdown as countdown_lib
 from r1jax.data import general as general_lib
-from r1jax.data import miniature, split_by_content
 from r1jax.data import programs as programs_lib
+from r1jax.data import split_by_content
 from r1jax.records import Question
 
 CheckGold = Callable[[Question], None]
@@ -86,7 +85,7 @@ def json_rows(path: str) -> Iterator[tuple[str, Any]]:
   Raises:
     ValueError: If there is no such file, or for a line that is no JSON.
   """
-  file = _existing(path)
+  file = existing(path)
   with file.open("rb") as lines:
     for number, line in enumerate(lines, start=1):
       where = f"{file}, line {number}"
@@ -123,7 +122,7 @@ def parquet(
   import pyarrow
   import pyarrow.parquet
 
-  file = _existing(path)
+  file = existing(path)
   try:
     rows = pyarrow.parquet.read_table(file).to_pylist()
   except pyarrow.ArrowInvalid as error:
@@ -206,82 +205,6 @@ SOURCES = {
   "parquet": parquet,
   "tfds": tfds,
 }
-
-
-def responses(
-  index: int,
-  *,
-  path: str,
-  more_path: str | None = None,
-  more_repeats: int = 1,
-  seed: int = 0,
-) -> miniature.Document:
-  """The document at an index of the endless shuffled passes over a file.
-
-  Args:
-    index: From 0.
-    path: What `generate` wrote: lines with a question and a response.
-    more_path: Another such file, taken together with the first.
-    more_repeats: How often a pass takes it.
-    seed: Of the shuffling, anew for each pass.
-
-  Raises:
-    ValueError: If there is no such file, or for a line that does not fit.
-  """
-  return _shuffled(path, more_path, more_repeats, seed)[index]
-
-
-def count_responses(
-  *,
-  path: str,
-  more_path: str | None = None,
-  more_repeats: int = 1,
-  seed: int = 0,
-) -> int:
-  """How many documents one pass has; arguments and errors of `responses`."""
-  del seed
-  return len(_both(path, more_path, more_repeats))
-
-
-# Endless documents for training: `(index, *, ...) -> Document`.
-DOCUMENTS = {"miniature": miniature.document, "responses": responses}
-
-
-@functools.lru_cache(maxsize=8)
-def _shuffled(
-  path: str, more_path: str | None, more_repeats: int, seed: int
-) -> Sequence[miniature.Document]:
-  return order(_both(path, more_path, more_repeats), seed)
-
-
-def _both(
-  path: str, more_path: str | None, more_repeats: int
-) -> list[miniature.Document]:
-  more = _read_responses(more_path) if more_path else []
-  return _read_responses(path) + more * more_repeats
-
-
-@functools.lru_cache(maxsize=8)
-def _read_responses(path: str) -> list[miniature.Document]:
-  documents = []
-  with _existing(path).open(encoding="utf-8") as lines:
-    for number, line in enumerate(lines, start=1):
-      try:
-        row = json.loads(line)
-        question = Question(**row["question"])
-        documents.append(
-          miniature.Document(
-            question, row["response"], question.verifier, {"id": row["id"]}
-          )
-        )
-      except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-          f"{path}, line {number}: {error!r:.200}. It must be an object with "
-          "id, question and response."
-        ) from error
-  if not documents:
-    raise ValueError(f"{path} holds no response. Give at least one.")
-  return documents
 
 
 def checked(
@@ -409,7 +332,8 @@ def _decoded(
   return plain
 
 
-def _existing(path: str) -> pathlib.Path:
+def existing(path: str) -> pathlib.Path:
+  """The path of a file; raises ValueError if there is none."""
   file = pathlib.Path(path)
   if not file.is_file():
     raise ValueError(f"path is {str(path)!r}, which is no file.")

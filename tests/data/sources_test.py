@@ -234,20 +234,6 @@ class OrderTest(parameterized.TestCase):
     )
 
 
-class DocumentsTest(parameterized.TestCase):
-  def test_miniature(self):
-    choice = {"name": "miniature", "seed": 5, "guess": 1.0, "general_frac": 0.0}
-    document = registry.make(sources.DOCUMENTS, choice, "config.data")
-    self.assertEqual(document(10**9), document(10**9))
-    self.assertNotEqual(document(0), document(1))
-
-  def test_misspelt_argument(self):
-    with self.assertRaisesRegex(ValueError, "config.data.gues is unknown"):
-      registry.make(
-        sources.DOCUMENTS, {"name": "miniature", "gues": 1.0}, "config.data"
-      )
-
-
 class ImportTest(parameterized.TestCase):
   def test_importing_data_brings_no_jax_and_no_tensorflow(self):
     program = (
