@@ -23,7 +23,16 @@ from configs import common, models
 STAGES = (
   ("zero", "zero", None, {}),
   ("traces", "traces", "zero", {}),
-  ("cold_start", "cold_start", None, {"data.path": "traces/data.jsonl"}),
+  ("traces_base", "traces:from=base", None, {}),
+  (
+    "cold_start",
+    "cold_start",
+    None,
+    {
+      "data.path": "traces/data.jsonl",
+      "data.more_path": "traces_base/data.jsonl",
+    },
+  ),
   ("reasoning", "reasoning", "cold_start", {}),
   ("reasoning_no_language", "reasoning:language=0", "cold_start", {}),
   ("rejection", "rejection", "reasoning", {}),
