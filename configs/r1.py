@@ -48,6 +48,15 @@ STAGES = (
       "reward_models.safety.path": "reward_safety",
     },
   ),
+  ("distill_data", "rejection", "alignment", {}),
+  ("student_base", "student_base:tiny-dense", None, {}),
+  (
+    "distill",
+    "distill:tiny-dense",
+    "student_base",
+    {"data.path": "distill_data/data.jsonl"},
+  ),
+  ("student_rl", "student_rl:tiny-dense", "student_base", {}),
   ("eval_base", "evaluate", None, {}),
   ("eval_zero", "evaluate", "zero", {}),
   ("eval_cold_start", "evaluate", "cold_start", {}),
@@ -55,6 +64,9 @@ STAGES = (
   ("eval_no_language", "evaluate", "reasoning_no_language", {}),
   ("eval_sft", "evaluate", "sft", {}),
   ("eval_alignment", "evaluate", "alignment", {}),
+  ("eval_student_base", "evaluate:tiny-dense", "student_base", {}),
+  ("eval_distill", "evaluate:tiny-dense", "distill", {}),
+  ("eval_student_rl", "evaluate:tiny-dense", "student_rl", {}),
 )
 
 
