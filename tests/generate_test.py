@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import tempfile
 
 import jax.numpy as jnp
@@ -204,10 +205,14 @@ class RunTest(parameterized.TestCase):
     super().setUp()
     self.workdir = self.enterContext(tempfile.TemporaryDirectory())
 
-  def run_rounds(self, rounds, first_round=0, broken_at=None, **changes):
+  def run_rounds(
+    self, rounds, first_round=0, broken_at=None, signal_at=None, **changes
+  ):
     def collect_round(round):
       if round == broken_at:
         raise KeyboardInterrupt
+      if round == signal_at:
+        signal.raise_signal(signal.SIGTERM)
       kept = [{"round": round, "id": round, "question": {"verifier": "math"}}]
       kept = kept if round % 2 else []
       n = len(kept)
@@ -251,6 +256,19 @@ class RunTest(parameterized.TestCase):
     self.assertNotIn(generate.DATA, os.listdir(self.workdir))
     first = metrics.next_round(self.workdir)
     self.assertEqual(first, 2)
+    self.assertEqual(self.run_rounds(4, first_round=first), whole)
+    self.assertEqual(self.data(), whole_data)
+
+  @parameterized.parameters((1, None, 2), (3, "whole", 4))
+  def test_a_signal_ends_it_after_its_round(self, round, result, next_round):
+    whole = self.run_rounds(4)
+    whole_data = self.data()
+    self.workdir = self.enterContext(tempfile.TemporaryDirectory())
+    stopped = self.run_rounds(4, signal_at=round)
+    # In the last round there is nothing left to stop.
+    self.assertEqual(stopped, whole if result else None)
+    first = metrics.next_round(self.workdir)
+    self.assertEqual(first, next_round)
     self.assertEqual(self.run_rounds(4, first_round=first), whole)
     self.assertEqual(self.data(), whole_data)
 

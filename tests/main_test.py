@@ -58,6 +58,10 @@ class MistakeTest(parameterized.TestCase):
       "config.samples_per_question is 1, but config.advantage.name",
     ),
     (
+      ("--config=configs/r1.py:smoke,zero.samples_per_question=1",),
+      "Stage zero: config.samples_per_question is 1, but config.advantage",
+    ),
+    (
       (ZERO, "--config.max_response_tokens=7"),
       "config.max_response_tokens is 7, but the think and answer tags",
     ),
