@@ -54,6 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.general_from_round = 20
   config.general_frac = 0.5
+  config.advantage.eps = 0.05
   config.sampling.temperature = 0.7
   config.eval_data = common.suites()
   if smoke:

@@ -8,7 +8,6 @@ and there the score is read.
 
 import bisect
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -304,8 +303,7 @@ def restore(
 
 def _description(path: str | os.PathLike) -> Mapping[str, Any] | None:
   if not os.path.isdir(path):
-    note = store.notes(path).get(NOTE)
-    return None if note is None else json.loads(note)
+    return store.notes(path).get(NOTE)
   path = os.path.abspath(path)
   if os.path.basename(path) == "checkpoints":
     path = os.path.dirname(path)

@@ -1,6 +1,5 @@
 """A training job: first weights or the newest checkpoint, loop, export."""
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -93,8 +92,7 @@ def _finish(
 ) -> None:
   """Exports the weights and writes the card's last line."""
   path = os.path.join(run.workdir, EXPORT)
-  texts = {name: json.dumps(note) for name, note in notes.items()}
-  store.save(path, run.dims, state.params, state.buffers, texts)
+  store.save(path, run.dims, state.params, state.buffers, notes)
   run_card.write(run.workdir, {"final_digests": loop_lib.digests(state)})
 
 

@@ -1,4 +1,3 @@
-import json
 import os
 import tempfile
 
@@ -246,7 +245,7 @@ class LoadTest(parameterized.TestCase):
   def save(self, **changes):
     """A trained model's file and workdir."""
     note = preference.describe(self.config, "t0", reading("summary")) | changes
-    notes = {preference.NOTE: json.dumps(note)}
+    notes = {preference.NOTE: note}
     store.save(self.file, self.config, *self.weights, notes)
     saved = checkpoint.Checkpointer(
       os.path.join(self.folder, "checkpoints"), keep=1

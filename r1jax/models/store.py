@@ -15,13 +15,15 @@ from r1jax import tree
 from r1jax.models import config as config_lib
 from r1jax.types import Params
 
+_NOTES = "r1jax"
+
 
 def save(
   path: str | os.PathLike,
   config: config_lib.ModelConfig,
   params: Params,
   buffers: Params,
-  notes: Mapping[str, str] | None = None,
+  notes: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes parameters and buffers, and the model's dimensions beside.
 
@@ -29,18 +31,20 @@ def save(
     path: Of the file.
     config: The model's.
     params, buffers: What is written.
-    notes: More to keep, for `notes`.
+    notes: More to keep, for `notes`; JSON must hold it.
   """
   weights = {"params": params, "buffers": buffers}
+  kept = {"model": dataclasses.asdict(config), **(notes or {})}
   arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(weights)]
   safetensors.numpy.save_file(
     dict(zip(tree.names(weights), arrays)),
     path,
-    metadata={"model": json.dumps(dataclasses.asdict(config)), **(notes or {})},
+    # In one text: of several, the file's order would be another each time.
+    metadata={_NOTES: json.dumps(kept)},
   )
 
 
-def notes(path: str | os.PathLike) -> dict[str, str]:
+def notes(path: str | os.PathLike) -> dict[str, Any]:
   """What was kept beside the weights, `model` among it.
 
   Raises:
@@ -48,7 +52,7 @@ def notes(path: str | os.PathLike) -> dict[str, str]:
   """
   try:
     with safetensors.safe_open(path, "numpy") as file:
-      return file.metadata() or {}
+      return json.loads((file.metadata() or {}).get(_NOTES, "{}"))
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(f"{path} cannot be read: {error}.") from error
 

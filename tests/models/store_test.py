@@ -1,11 +1,10 @@
-import json
 import os
 import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
+import safetensors.numpy
 from absl.testing import absltest, parameterized
 
 from r1jax.models import store
@@ -43,10 +42,11 @@ class StoreTest(parameterized.TestCase):
 
   def test_notes_are_kept_beside_the_model(self):
     self.assertEqual(list(store.notes(self.path)), ["model"])
-    store.save(self.path, self.config, *self.weights, {"a": "中"})
+    kept = {"a": "中", "b": {"c": [1]}}
+    store.save(self.path, self.config, *self.weights, kept)
     notes = store.notes(self.path)
-    self.assertEqual(notes["a"], "中")
-    self.assertEqual(json.loads(notes["model"])["d_model"], 16)
+    self.assertEqual(notes, kept | {"model": notes["model"]})
+    self.assertEqual(small.mla(**notes["model"]), self.config)
     with self.assertRaisesRegex(ValueError, "^/nowhere/x cannot be read"):
       store.notes("/nowhere/x")
 
@@ -76,10 +76,20 @@ class StoreTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "w.safetensors cannot be read"):
       store.load(self.path, *self.weights)
 
-  def test_file_names_its_model(self):
-    with safetensors.safe_open(self.path, "np") as file:
-      model = json.loads(file.metadata()["model"])
-    self.assertEqual(small.mla(**model), self.config)
+  def test_the_same_is_the_same_file(self):
+    notes = {name: name for name in "abcdef"}
+    found = set()
+    for _ in range(8):  # One would be of another order than the first.
+      store.save(self.path, self.config, *self.weights, notes)
+      with open(self.path, "rb") as file:
+        found.add(file.read())
+    self.assertLen(found, 1)
+
+  def test_a_file_of_others_has_no_notes(self):
+    safetensors.numpy.save_file({"a": np.zeros(1)}, self.path)
+    self.assertEqual(store.notes(self.path), {})
+    safetensors.numpy.save_file({"a": np.zeros(1)}, self.path, {"model": "{}"})
+    self.assertEqual(store.notes(self.path), {})
 
 
 if __name__ == "__main__":
