@@ -15,6 +15,8 @@ does instead:
   length            comparable over the whole set        equal in the mean
   model             R1's with a scalar head              the policy's, same
   reads             the summary alone                    same
+  responses         not stated                           a right answer spoiled
+                                                         in a quarter of pairs
   loss              pairwise, formula not printed        Bradley-Terry
   batch             256                                  32
   learning rate     6e-6                                 1e-3, a model 700,000
@@ -35,7 +37,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.name = f"reward-helpful-{preset}"
   config.loss = dict(name="pairwise", margin_coef=0.0)
   config.score_on = "summary"
-  pairs = dict(name="miniature_pairs", seed=0, draws=4, min_difference=1.0)
+  pairs = dict(
+    name="miniature_pairs", seed=0, draws=4, min_difference=1.0, broken=0.25
+  )
   config.data = dict(
     pairs, split="train", part="train", candidates=20000, noise=0.2
   )

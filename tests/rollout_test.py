@@ -13,7 +13,16 @@ TOKENIZER = tokenizer_lib.load("bundled")
 QUESTIONS = [
   Question(f"q{i}", f"{i} 2 3 = 6", 0, "none", language="en") for i in range(3)
 ]
+ONE = Reward(1.0, "always")
 TEXTS = {0: "<think>1 + 2</think>", 1: "我 yes", 2: ""}
+
+
+def general(question, prompt_set="helpful"):
+  return question._replace(meta={"prompt_set": prompt_set})
+
+
+def decode(ids):
+  return TOKENIZER.decode(ids)
 
 
 class FakeGrader:
@@ -159,6 +168,57 @@ class RollTest(parameterized.TestCase):
     _, _, grader = self.roll()
     self.assertTrue(all(not r.ids for _, _, r in grader.submitted))
 
+  def test_a_kind_takes_its_own_rewards(self):
+    """Question 1 is a general prompt; a model scores it, and it alone."""
+    kinds = [QUESTIONS[0], general(QUESTIONS[1]), QUESTIONS[2]]
+    asked = []
+
+    def model(questions, responses, ids):
+      asked.append((questions, responses, ids))
+      return [Reward(0.25, r.text, "unscored") for r in responses]
+
+    by_rank = mock.Mock(side_effect=lambda group, graded: [ONE] * len(group))
+    rewards = rollout.Rewards(
+      FakeGrader(),
+      {"accuracy": 2.0, "format": 0.5, "helpful": 8.0, "group": 4.0},
+      group={"group": by_rank},
+      model={"helpful": model},
+      by_kind={
+        "reasoning": ["accuracy", "format", "group"],
+        "helpful": ["helpful", "format"],
+      },
+    )
+    names = {"reasoning": "miniature", "helpful": "miniature-think"}
+    run = rollout.make("programs", TOKENIZER, names, rewards)
+    calls = []
+    with mock.patch.object(engine, "sample", fake_sample(calls)):
+      out = run("params", "buffers", "key", kinds, 3, 6)
+    ((questions, responses, ids),) = asked
+    self.assertEqual(questions, [kinds[1]] * 3)
+    self.assertEqual(by_rank.call_count, 2)
+    for row in out.rows:
+      if row.question == kinds[1]:
+        self.assertEqual(row.rewards["helpful"].reason, row.response.text)
+        self.assertCountEqual(row.rewards, ["helpful", "format"])
+        self.assertEqual(row.reward, 8.0 * 0.25 + 0.5)
+        self.assertTrue(row.response.think_prefilled)
+      else:
+        self.assertCountEqual(row.rewards, ["accuracy", "format", "group"])
+        text = len(row.response.text)
+        self.assertEqual(row.reward, 2.0 * text + 0.5 + 4.0)
+        self.assertFalse(row.response.think_prefilled)
+    # The model reads the ids that were sampled, without the EOS.
+    self.assertEqual([r.text for r in responses], list(map(decode, ids)))
+    self.assertNotIn(TOKENIZER.eos_id, ids[0])
+    want = templates.prompt_ids("miniature-think", kinds[1], TOKENIZER)
+    self.assertEqual(out.rows[3].prompt, want)
+    self.assertIsNotNone(out.score_secs)
+
+  def test_without_a_table_no_model_is_asked(self):
+    self.assertTrue(rollout.Rewards(None, {}).apply("format", QUESTIONS[0]))
+    rewards = rollout.Rewards(None, {}, model={"helpful": None})
+    self.assertFalse(rewards.apply("helpful", general(QUESTIONS[0])))
+
   @parameterized.parameters(("miniature", False), ("miniature-think", True))
   def test_a_template_that_opens_the_thoughts(self, template, prefilled):
     out, _, _ = self.roll(template)
@@ -201,6 +261,39 @@ class MetricsTest(parameterized.TestCase):
         "grade/timeout_count": 1.0,
       },
     )
+
+  def test_kinds_are_apart(self):
+    """A reward's mean is over the rows that have it."""
+    rows = [
+      row(1.0, tokens=2),
+      row(0.0, tokens=4),
+      row(0.0, tokens=9)._replace(
+        question=general(QUESTIONS[0], "safety"),
+        rewards={
+          "safety": Reward(0.75, "score 1", "unscored"),
+          "format": Reward(0.0, "by hand"),
+        },
+      ),
+    ]
+    got = rollout.metrics(rows)
+    want = {
+      "rollout/accuracy_mean": 0.5,
+      "rollout/safety_mean": 0.75,
+      "rollout/format_mean": 2 / 3,
+      "rollout/response_tokens_mean": 5.0,
+      "rollout/reasoning/accuracy_mean": 0.5,
+      "rollout/reasoning/format_mean": 1.0,
+      "rollout/reasoning/response_tokens_mean": 3.0,
+      "rollout/safety/safety_mean": 0.75,
+      "rollout/safety/format_mean": 0.0,
+      "rollout/safety/response_tokens_mean": 9.0,
+      "grade/unscored_count": 1.0,
+    }
+    for name, value in want.items():
+      self.assertAlmostEqual(got[name], value, msg=name)
+    absent = ["reasoning/safety_mean", "safety/accuracy_mean", "helpful_mean"]
+    for name in absent:
+      self.assertNotIn(f"rollout/{name}", got)
 
   def test_record(self):
     got = rollout.record(3, row(1.0), -0.25, "abc")

@@ -132,6 +132,20 @@ def oracle(noise: float) -> Judge:
   return judge
 
 
+def spoiled(text: str, rng: random.Random) -> str:
+  """The text with one word left out, said twice or of another prompt, or
+  with one letter left out or written twice."""
+  parts = text.split(" ") if rng.random() < 0.5 else list(text)
+  place = int(rng.random() * len(parts))
+  ways = [[], [parts[place]] * 2]
+  if len(parts) < len(text):  # Words.
+    others = general.all_questions()
+    other = others[int(rng.random() * len(others))].answer["accept"].split(" ")
+    ways.append([other[int(rng.random() * len(other))]])
+  parts[place : place + 1] = ways[int(rng.random() * len(ways))]
+  return (" " if len(ways) == 3 else "").join(parts)
+
+
 def miniature_pairs(
   *,
   split: str,
@@ -141,6 +155,7 @@ def miniature_pairs(
   seed: int = 0,
   draws: int = 4,
   min_difference: float = 1.0,
+  broken: float = 0.0,
   test_frac: float = 0.2,
 ) -> Records:
   """Judged pairs of answers to the helpful set of the general prompts.
@@ -155,6 +170,8 @@ def miniature_pairs(
     seed: Of the draws.
     draws: Verdicts on each pair.
     min_difference: A pair is kept if its mean difference is above it.
+    broken: Share of pairs whose second answer is the right one `spoiled`,
+      which a policy in search of reward will find.
     test_frac: Share of the questions, and of the pairs, that is held out.
   """
   if part not in PARTS:
@@ -168,6 +185,9 @@ def miniature_pairs(
       general.response(question, rng, helpful=0.5, unsafe=0.0)[:2]
       for _ in range(2)
     ]
+    if rng.random() < broken:
+      second = spoiled(question.answer["accept"], rng)
+      answers[1] = (answers[1][0], second)
     (_, first), (_, second) = answers
     if first == second or part not in ("all", _part(question, answers)):
       counts["equal_or_elsewhere"] += 1

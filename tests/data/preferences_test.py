@@ -245,5 +245,32 @@ class JsonLinesTest(parameterized.TestCase):
       preferences.labels_jsonl(path=str(self.path))
 
 
+class SpoiledTest(parameterized.TestCase):
+  def test_one_word_or_letter_differs(self):
+    text = "take a rope and lift the door."
+    found = {preferences.spoiled(text, random.Random(i)) for i in range(200)}
+    lengths = {len(each.split()) - len(text.split()) for each in found}
+    self.assertEqual(lengths, {-1, 0, 1})
+    self.assertContainsSubset(
+      {"take a rope and lift the door..", "take rope and lift the door."},
+      found,
+    )
+    words = {word for each in found for word in each.split()}
+    self.assertContainsSubset({"is", "in"}, words)  # Another prompt's.
+
+  def test_a_share_of_the_pairs_has_one(self):
+    def rejected(broken):
+      pairs, _ = preferences.miniature_pairs(
+        split="train", candidates=600, noise=0.0, broken=broken
+      )
+      return [preferences.summary(pair.rejected) for pair in pairs]
+
+    known = {w for q in general.all_questions() for w in q.answer["wrong"]}
+    self.assertContainsSubset(rejected(0.0), known)
+    texts = rejected(0.25)
+    share = np.mean([text not in known for text in texts])
+    self.assertBetween(share, 0.2, 0.6)
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -103,5 +103,24 @@ class TemplatesTest(parameterized.TestCase):
       templates.document_ids("miniature", QUESTION, RESPONSE, broken)
 
 
+class KindTest(parameterized.TestCase):
+  NAMES = {"reasoning": "miniature", "safety": "r1-zero"}
+
+  def ask(self, **meta):
+    return Question("q", "why?", None, "none", meta=meta)
+
+  def test_each_kind_has_its_own(self):
+    self.assertEqual(templates.render(self.NAMES, self.ask()), "why?\n")
+    general = self.ask(prompt_set="safety")
+    self.assertEndsWith(
+      templates.render(self.NAMES, general), "User: why?. Assistant:"
+    )
+    self.assertEqual(templates.render("miniature", general), "why?\n")
+
+  def test_a_kind_without_one_is_named(self):
+    with self.assertRaisesRegex(ValueError, "is 'helpful'. Known: reasoning"):
+      templates.render(self.NAMES, self.ask(prompt_set="helpful"))
+
+
 if __name__ == "__main__":
   absltest.main()
