@@ -186,8 +186,7 @@ def miniature_pairs(
       for _ in range(2)
     ]
     if rng.random() < broken:
-      second = spoiled(question.answer["accept"], rng)
-      answers[1] = (answers[1][0], second)
+      answers[1] = (answers[1][0], spoiled(question.answer["accept"], rng))
     (_, first), (_, second) = answers
     if first == second or part not in ("all", _part(question, answers)):
       counts["equal_or_elsewhere"] += 1
