@@ -3,9 +3,10 @@ import tempfile
 
 import flax.linen as nn
 import jax
+import ml_collections
 from absl.testing import absltest, parameterized
 
-from r1jax import experiment, policy, sharding, tree
+from r1jax import experiment, policy, run_card, sharding, tree
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import config as model_config
 from r1jax.models import store
@@ -45,6 +46,61 @@ class WeightsTest(parameterized.TestCase):
       init = dict(name="safetensors", path=str(path))
       loaded = experiment.weights(runs.config(init=init), MODEL, MESH)
     self.assertEqual(tree.digest(loaded), tree.digest(weights))
+
+
+class TeacherTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    directory = self.enterContext(tempfile.TemporaryDirectory())
+    self.directory = pathlib.Path(directory)
+
+  def config(self, **changes):
+    """A student of config runs.DENSE, its teacher one of runs.DENSE too."""
+    path = str(self.directory / "params.safetensors")
+    teacher = dict(
+      name="safetensors", path=path, model=runs.DENSE, tokenizer="bundled"
+    )
+    return ml_collections.ConfigDict(
+      dict(tokenizer="bundled", teacher=teacher | changes)
+    )
+
+  def test_its_weights_and_dimensions(self):
+    weights = experiment.weights(runs.config(seed=5), MODEL, MESH)
+    config = self.config()
+    store.save(config.teacher.path, DIMS, *weights)
+    dims, loaded = experiment.teacher(config, DIMS, MESH)
+    self.assertEqual(dims, DIMS)
+    self.assertEqual(tree.digest(loaded), tree.digest(weights))
+
+  def test_another_vocabulary_is_refused(self):
+    config = self.config(model=runs.DENSE | dict(vocab_size=640))
+    with self.assertRaisesRegex(
+      ValueError,
+      "config.teacher.model.vocab_size is 640, config.model.vocab_size is "
+      "512. Choose a student",
+    ):
+      experiment.teacher(config, DIMS, MESH)
+
+  def test_another_tokenizer_is_refused(self):
+    other = self.directory / "other.model"
+    other.write_bytes(b"other")
+    config = self.config(tokenizer=str(other))
+    with self.assertRaisesRegex(
+      ValueError,
+      f"config.teacher.tokenizer has tokenizer {experiment.file_digest(other)}"
+      ", config.tokenizer is ",
+    ):
+      experiment.teacher(config, DIMS, MESH)
+
+  @parameterized.parameters("", "checkpoints", "params.safetensors")
+  def test_a_run_with_another_tokenizer_is_refused(self, part):
+    run_card.write(str(self.directory), {"tokenizer_digest": "0123"})
+    (self.directory / "checkpoints").mkdir()
+    config = self.config(path=str(self.directory / part))
+    with self.assertRaisesRegex(
+      ValueError, "the run of config.teacher.path .* has tokenizer 0123, "
+    ):
+      experiment.teacher(config, DIMS, MESH)
 
 
 class DataTest(parameterized.TestCase):
