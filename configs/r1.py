@@ -48,7 +48,7 @@ STAGES = (
       "reward_models.safety.path": "reward_safety",
     },
   ),
-  ("distill_data", "rejection", "alignment", {}),
+  ("distill_data", "distill_data", "alignment", {}),
   ("student_base", "student_base:tiny-dense", None, {}),
   (
     "distill",

@@ -29,6 +29,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.routing_replay = False
   common.without_experts(config)
   if not smoke:
-    config.rounds = 130
-    config.eval_every_rounds = 65
+    config.rounds = 240
+    config.eval_every_rounds = 60
   return common.apply(config, overrides)
