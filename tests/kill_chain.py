@@ -111,10 +111,14 @@ def main():
   config = importlib.import_module(module).get_config(arg)
   os.makedirs(flags.directory, exist_ok=True)
   want, broken, _ = compare(config, flags.directory, flags.kills, flags.seed)
-  for got in broken:
-    for name, gave in want.items():
-      if got.get(name) != gave:
-        sys.exit(f"Stage {name}: {got.get(name)}, unbroken {gave}")
+  differ = [
+    f"Stage {name}: {got.get(name)}, unbroken {gave}"
+    for got in broken
+    for name, gave in want.items()
+    if got.get(name) != gave
+  ]
+  if differ:
+    sys.exit("\n".join(differ))
   print(f"{len(broken)} broken chains equal the unbroken one.")
 
 
