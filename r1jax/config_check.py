@@ -76,13 +76,29 @@ def _evaluation_has_accuracy(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _greedy_once(config: dict[str, Any]) -> Iterator[str]:
-  sampling = config["eval_sampling"]
-  samples = sampling["samples_per_question"]
-  if sampling["temperature"] == 0 and samples > 1:
-    yield (
-      f"config.eval_sampling.samples_per_question is {samples} at "
-      "temperature 0, where all are the same. Set it to 1."
-    )
+  if "eval_modes" in config:
+    modes = {f"eval_modes.{k}": v for k, v in config["eval_modes"].items()}
+  else:
+    modes = {"eval_sampling": config["eval_sampling"]}
+  for name, sampling in modes.items():
+    samples = sampling["samples_per_question"]
+    if sampling["temperature"] == 0 and samples > 1:
+      yield (
+        f"config.{name}.samples_per_question is {samples} at "
+        "temperature 0, where all are the same. Set it to 1."
+      )
+
+
+def _shots_are_there(config: dict[str, Any]) -> Iterator[str]:
+  if not config["eval_modes"]:
+    yield "config.eval_modes is empty. Give it a way of asking, as sampled."
+  shots = [k for k, mode in config["eval_modes"].items() if mode["shots"]]
+  for i, suite in enumerate(config["eval_data"]):
+    if shots and "shots_from" not in suite:
+      yield (
+        f"config.eval_modes.{shots[0]} has shots, but config.eval_data[{i}] "
+        "has no shots_from, the data set to take them from. Name one."
+      )
 
 
 def _group_has_two(config: dict[str, Any]) -> Iterator[str]:
@@ -325,7 +341,7 @@ RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
     _records_are_held_out,
     _rows_hold_a_record,
   ],
-  "evaluate": [*_EVALUATION_RULES, _room_for_the_tags],
+  "evaluate": [*_EVALUATION_RULES, _shots_are_there, _room_for_the_tags],
   "generate": [_room_for_the_tags],
   "pipeline": [_stages_are_whole],
 }

@@ -22,6 +22,19 @@ _BUDGET = {
   "max_prompt_tokens": schema.integer(1),
   "max_response_tokens": schema.integer(1),
 }
+_FILTERS = schema.EachOf(
+  schema.Choice(None),
+  (
+    "finished",
+    "no_code",
+    "no_repeats",
+    "one_language",
+    "rewarded",
+    "searches",
+    "short_paragraphs",
+  ),
+)
+_MODES = ("sampled", "greedy", "few_shot", "few_shot_greedy")
 _WEIGHTING = schema.named("token_mean", "sequence_mean", "fixed_length")
 _REWARDS = {
   "accuracy": {},
@@ -81,20 +94,21 @@ _BASE = {
   },
 }
 
-_COMMON = {
+_ASKED = {
+  **_SAMPLING,
+  "samples_per_question": schema.integer(1),
+  "questions": schema.integer(1),  # At most, of each suite.
+}
+_GRADED = {
   **_BASE,
-  "eval_data": schema.EachOf(schema.Choice(None)),
-  "eval_sampling": {
-    **_SAMPLING,
-    "samples_per_question": schema.integer(1),
-    "questions": schema.integer(1),
-  },
+  "eval_data": schema.EachOf(schema.Choice(None, {"suite": schema.TEXT})),
   **_BUDGET,
   "rewards": schema.EachOf(
     schema.Choice(_REWARDS, {"weight": schema.number()}), tuple(_REWARDS)
   ),
   "grader": _GRADER,
 }
+_COMMON = {**_GRADED, "eval_sampling": _ASKED}
 
 _UPDATES = {
   "data": schema.Choice(None),
@@ -226,25 +240,25 @@ FIELDS: dict[str, dict[str, Any]] = {
     "overlong": schema.one_of("refuse", "drop"),
     "eval_records": schema.EachOf(schema.Choice(None, {"suite": schema.TEXT})),
   },
-  "evaluate": {**_COMMON, "sampling": _SLOTS},
+  "evaluate": {
+    **_GRADED,
+    "sampling": _SLOTS,
+    "eval_modes": schema.EachOf(
+      schema.Choice(
+        {mode: {} for mode in _MODES}, {**_ASKED, "shots": schema.integer(0)}
+      ),
+      _MODES,
+    ),
+    "overlong": schema.one_of("refuse", "drop"),  # Prompts over the budget.
+    "readable": _FILTERS,
+  },
   "generate": {
     **_COMMON,
     "data": schema.Choice(None),
     "questions_per_round": schema.integer(1),
     "samples_per_question": schema.integer(1),
     "sampling": {**_SAMPLING, **_SLOTS},
-    "filters": schema.EachOf(
-      schema.Choice(None),
-      (
-        "finished",
-        "no_code",
-        "no_repeats",
-        "one_language",
-        "rewarded",
-        "searches",
-        "short_paragraphs",
-      ),
-    ),
+    "filters": _FILTERS,
     "judge": schema.named("none", "oracle"),
     "refine": schema.named("as_it_is", "miniature"),
     "max_kept_per_question": schema.integer(1),

@@ -7,16 +7,79 @@ decode greedily (arXiv:2501.12948, §3).
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 
-from r1jax import rollout
+from r1jax import experiment, rollout
+from r1jax.data import few_shot, readable, sources, templates
+from r1jax.data.tokenizer import Tokenizer
 from r1jax.records import Question
 from r1jax.rewards import extract
 
 KEY = (1 << 31) - 1  # Apart from every round's key.
+
+
+class Suite(NamedTuple):
+  """A suite's questions as they are asked.
+
+  Attributes:
+    questions: Their text holds the solved examples, if there are any.
+    overlong: How many are left out, their prompt being too long.
+  """
+
+  questions: list[Question]
+  overlong: int
+
+
+def suites(
+  config: ml_collections.ConfigDict, tokenizer: Tokenizer, mode: str
+) -> dict[str, Suite]:
+  """The suites of config.eval_data as a mode of config.eval_modes asks them.
+
+  The same first questions of a fixed order for every checkpoint, with
+  `shots` solved examples of the suite's `shots_from` in front.
+
+  Raises:
+    ValueError: For a data set that cannot be had or is named twice, or,
+      unless config.overlong is "drop", a prompt over the budget.
+  """
+  settings = config.eval_modes[mode]
+  out = {}
+  for i, choice in enumerate(config.eval_data):
+    data, field = dict(choice), f"config.eval_data[{i}]"
+    name, shots_from = data.pop("suite"), data.pop("shots_from", None)
+    if name in out:
+      raise ValueError(f"{field}.suite is {name!r}, as is another's. Rename.")
+    asked = experiment.questions(data, field)
+    order = sources.order(asked, 0)
+    asked = [order[j] for j in range(min(settings.questions, len(asked)))]
+    if settings.shots:
+      pool = experiment.questions(shots_from, f"{field}.shots_from")
+      asked = [
+        few_shot.with_examples(q, pool, settings.shots, config.seed)
+        for q in asked
+      ]
+    fitting = asked
+    if config.overlong == "drop":
+      fitting = [q for q in asked if _fits(config, tokenizer, q)]
+    experiment.check_prompts(
+      config, tokenizer, fitting, f"config.eval_modes.{mode}, {field}"
+    )
+    if not fitting:
+      raise ValueError(
+        f"{field}: all {len(asked)} prompts of mode {mode} are longer than "
+        f"config.max_prompt_tokens {config.max_prompt_tokens}. Raise it."
+      )
+    out[name] = Suite(fitting, len(asked) - len(fitting))
+  return out
+
+
+def _fits(config, tokenizer, question):
+  ids = templates.prompt_ids(experiment.template(config), question, tokenizer)
+  return len(ids) <= config.max_prompt_tokens
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -46,8 +109,16 @@ def consensus(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
   return sum(a in right for a in winners) / len(winners)
 
 
-def score(rows: Sequence[rollout.Row], samples: int) -> dict[str, float]:
-  """A suite's metrics, from its rows question by question."""
+def score(
+  rows: Sequence[rollout.Row],
+  samples: int,
+  filters: Mapping[str, readable.Filter] | None = None,
+) -> dict[str, float]:
+  """A suite's metrics, from its rows question by question.
+
+  pass@k, cons@k, the mean of each reward but accuracy, and shares of the
+  responses: `readable_frac` is of those that no filter drops.
+  """
   correct = np.array([r.rewards["accuracy"].value == 1.0 for r in rows])
   correct_QG = correct.reshape(-1, samples)
   out = {"pass@1": float(np.mean(correct_QG))}
@@ -67,15 +138,15 @@ def score(rows: Sequence[rollout.Row], samples: int) -> dict[str, float]:
       texts = [None if a is None else a.text for a in answers]
       votes.append(consensus(texts, correct[q : q + samples]))
     out[f"cons@{samples}"] = float(np.mean(votes))
-  more = rollout.metrics(rows)
-  for name in (
-    "format_mean",
-    "response_tokens_mean",
-    "truncated_frac",
-    "mixed_language_frac",
-  ):
-    if f"rollout/{name}" in more:
-      out[name] = more[f"rollout/{name}"]
+  for name, value in rollout.metrics(rows).items():
+    if name not in ("rollout/reward_mean", "rollout/accuracy_mean"):
+      out[name.removeprefix("rollout/")] = value
+  if filters:
+    good = [
+      all(f(r.question, r.response, r.rewards) is None for f in each)
+      for each, r in ((filters.values(), r) for r in rows)
+    ]
+    out["readable_frac"] = float(np.mean(good))
   return out
 
 
@@ -86,11 +157,14 @@ def make(
   seed: int,
   samples: int,
   write_row: Callable[[dict[str, Any]], Any],
+  filters: Mapping[str, readable.Filter] | None = None,
+  notes: Mapping[str, Any] | None = None,
 ) -> Callable[[Any, int], dict[str, float]]:
   """(state, round) -> metrics named eval/<suite>/<metric>.
 
-  The key depends on the seed alone: every call samples with the same
-  random numbers, so checkpoints are compared on equal terms.
+  Each suite's row is written, with the notes. The key depends on the seed
+  alone: every call samples with the same random numbers, so checkpoints are
+  compared on equal terms.
   """
 
   def evaluate(state, round):
@@ -98,11 +172,12 @@ def make(
     out = {}
     for suite, questions in suites.items():
       rows = roll(state.params, state.buffers, key, questions, samples).rows
-      scores = score(rows, samples)
+      scores = score(rows, samples, filters)
       write_row(
         {
           "round": round,
           "suite": suite,
+          **(notes or {}),
           "questions": len(questions),
           "samples": samples,
           **scores,
@@ -114,10 +189,30 @@ def make(
   return evaluate
 
 
-def table(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-  """(suite, metric, value) rows for the screen."""
-  rows = []
-  for name, value in metrics.items():
-    _, suite, metric = name.split("/", 2)
-    rows.append((suite, metric, f"{value:.4f}"))
-  return rows
+# Field of a row and its heading on the screen.
+_SHOWN = {
+  "questions": "n",
+  "samples": "k",
+  "pass@1": "pass@1",
+  "cons": "cons@k",
+  "format_mean": "format",
+  "language_mean": "lang",
+  "readable_frac": "read",
+  "harmless_mean": "safe",
+  "truncated_frac": "cut",
+  "response_tokens_mean": "tokens",
+}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list]]:
+  """(headings, cells) for the screen, a line for each row; blank if absent."""
+  lines = []
+  for row in rows:
+    cons = {"cons": row.get(f"cons@{row['samples']}")}
+    values = [(row | cons).get(name) for name in _SHOWN]
+    cells = [
+      "" if x is None else f"{x:.3f}" if isinstance(x, float) else str(x)
+      for x in values
+    ]
+    lines.append([row["suite"], row["mode"], *cells])
+  return ["suite", "mode", *_SHOWN.values()], lines

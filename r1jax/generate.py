@@ -62,12 +62,7 @@ def settings_of(config: Any) -> Settings:
   Raises:
     ValueError: For an unknown filter, judge or refiner, by field.
   """
-  filters = {
-    name: registry.make(
-      readable.FILTERS, {"name": name, **arguments}, f"config.filters.{name}"
-    )
-    for name, arguments in config.filters.to_dict().items()
-  }
+  filters = readable.filters(config.filters.to_dict(), "config.filters")
   return Settings(
     config.seed,
     config.samples_per_question,

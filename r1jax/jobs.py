@@ -23,6 +23,7 @@ from r1jax import (
   policy,
   registry,
   report,
+  rollout,
   run_card,
   sharding,
   train,
@@ -31,7 +32,7 @@ from r1jax import (
   weighting,
 )
 from r1jax import run as run_lib
-from r1jax.data import sources
+from r1jax.data import readable, sources
 from r1jax.stages import distill, grpo, lm, reward_model
 
 
@@ -283,20 +284,62 @@ def _reward_model(run: run_lib.Run) -> None:
 
 
 def _evaluate(run: run_lib.Run) -> None:
-  temperature = run.config.eval_sampling.temperature
-  model = policy.make(run.dims, temperature=temperature)
-  params, buffers = experiment.weights(run.config, model, run.mesh)
+  config = run.config
+  suites = {
+    mode: evaluate.suites(config, run.tokenizer, mode)
+    for mode in config.eval_modes
+  }
+  run_lib.note_sandbox(
+    run, (q for s in suites.values() for x in s.values() for q in x.questions)
+  )
+  filters = readable.filters(config.readable.to_dict(), "config.readable")
+  model = policy.make(run.dims, temperature=1.0)
+  params, buffers = experiment.weights(config, model, run.mesh)
   state = train.TrainState(params, buffers, None, None, None)
   metrics.truncate_from(run.workdir, -1)
-  result = run_lib.evaluator(run)(state, -1)
+  file, rows = run_lib.lines(run, "eval.jsonl"), []
+  rolls = _rolls(run)
+  asked = [(mode, suite) for mode in suites for suite in suites[mode]]
+  for mode, suite in metrics.progress(asked, "suites"):
+    questions, overlong = suites[mode][suite]
+    measure = evaluate.make(
+      rolls[mode],
+      {suite: questions},
+      seed=config.seed,
+      samples=config.eval_modes[mode].samples_per_question,
+      write_row=rows.append,
+      filters=filters,
+      notes={"mode": mode} | ({"overlong": overlong} if overlong else {}),
+    )
+    measure(state, -1)
+    file.write(rows[-1:])
+  digests = {"params": tree.digest(params), "eval": experiment.digest_of(rows)}
   run_card.write(
-    run.workdir,
-    {"machine": run_card.machine(), "params_digest": tree.digest(params)},
+    run.workdir, {"machine": run_card.machine(), "final_digests": digests}
   )
-  shown = rich.table.Table("suite", "metric", "value")
-  for row in evaluate.table(result):
-    shown.add_row(*row)
+  headings, lines = evaluate.table(rows)
+  shown = rich.table.Table(*headings, box=None, padding=(0, 1, 0, 0))
+  for line in lines:
+    shown.add_row(*line)
   rich.console.Console().print(shown)
+
+
+def _rolls(run: run_lib.Run) -> dict[str, rollout.Roll]:
+  """The rollout function of each evaluation mode; of the programs only
+  decoding depends on how tokens are drawn."""
+  config = run.config
+  made, rolls = {}, {}
+  for mode, settings in config.eval_modes.items():
+    drawn = tuple(settings[x] for x in ("temperature", "top_p", "top_k"))
+    if drawn not in made:
+      model = policy.make(run.dims, temperature=settings.temperature)
+      new = experiment.programs(config, model, run.tokenizer, settings)
+      first = next(iter(made.values()), new)
+      made[drawn] = first._replace(decode=new.decode)
+    rolls[mode] = experiment.roll(
+      config, run.tokenizer, made[drawn], run.grader, {}, {}
+    )
+  return rolls
 
 
 JOBS: dict[str, Callable[[run_lib.Run], None]] = {

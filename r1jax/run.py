@@ -62,7 +62,7 @@ def start(
   if "rewards" not in config:  # Nothing is sampled or graded.
     mesh = sharding.make_mesh(config.mesh)
     return Run(config, workdir, stack, tokenizer, dims, mesh, {}, None)
-  suites = _suites(config, tokenizer)
+  suites = _suites(config, tokenizer) if "eval_sampling" in config else {}
   mesh = sharding.make_mesh(config.mesh)
   grader = experiment.grader(config)
   stack.callback(grader.close)

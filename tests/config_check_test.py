@@ -81,7 +81,16 @@ def training():
 def make_config(job):
   config = ml_collections.ConfigDict({"job": job})
   if job == "evaluate":
-    config.update(common())
+    fields = common()
+    sampling = fields.pop("eval_sampling") | {"shots": 0}
+    config.update(
+      {
+        **fields,
+        "eval_modes": {"sampled": sampling},
+        "overlong": "refuse",
+        "readable": {"finished": {}},
+      }
+    )
   elif job == "lm":
     config.update(
       {
@@ -354,6 +363,33 @@ class ConfigCheckTest(parameterized.TestCase):
     config.eval_data = []
     (line,) = problems(config)
     self.assertStartsWith(line, "config.eval_data is empty.")
+
+  @parameterized.parameters(
+    (
+      {"eval_modes.sampled.shots": 2},
+      r"sampled has shots, but .*eval_data\[0\]",
+    ),
+    (
+      {"eval_modes.sampled.temperature": 0.0},
+      "sampled.samples_per_question is",
+    ),
+    ({"eval_modes.sampled.shot": 2}, "eval_modes.sampled.shot is unknown"),
+    ({"eval_modes.best": {}}, "eval_modes.best is unknown"),
+    ({"eval_modes": {}}, "eval_modes is empty"),
+    ({"overlong": "truncate"}, "overlong is 'truncate', but must be one of"),
+    ({"readable": {"short": {}}}, "readable.short is unknown"),
+  )
+  def test_modes_of_an_evaluation(self, changes, message):
+    config = make_config("evaluate")
+    for path, value in changes.items():
+      *owners, last = path.split(".")
+      owner = config
+      for name in owners:
+        owner = owner[name]
+      if last in owner:
+        del owner[last]
+      owner[last] = value
+    self.assertRegex(problems(config)[0], message)
 
   def test_all_problems_at_once_one_a_line(self):
     config = make_config("grpo")

@@ -5,7 +5,9 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from configs import evaluate as evaluate_config
 from r1jax import evaluate, rollout
+from r1jax.data import general, readable, tokenizer
 from r1jax.records import Question, Response, Reward
 from r1jax.sampling import engine
 
@@ -116,6 +118,41 @@ class ScoreTest(parameterized.TestCase):
     self.assertEqual(got["cons@4"], 1.0)
 
 
+class ReadableTest(parameterized.TestCase):
+  def test_share_that_no_filter_drops(self):
+    config = evaluate_config.get_config().readable.to_dict()
+    filters = readable.filters(config, "config.readable")
+    good = row("<think>fine words</think><answer>7</answer>", True)
+    good.rewards["format"] = Reward(1.0, "")
+    rows = [
+      good,
+      good._replace(rewards={**good.rewards, "format": Reward(0.0, "")}),
+      good._replace(
+        response=good.response._replace(
+          text="<think>对对对</think><answer>7</answer>"
+        )
+      ),
+      good._replace(
+        response=good.response._replace(
+          text=f"<think>{'no ' * 30}</think><answer>7</answer>"
+        )
+      ),
+      good._replace(
+        response=good.response._replace(
+          text="<think>no\nno\nno</think><answer>7</answer>"
+        )
+      ),
+      good._replace(response=good.response._replace(finish_reason="length")),
+    ]
+    for i, each in enumerate(rows):
+      got = evaluate.score([each], 1, filters)
+      self.assertEqual(got["readable_frac"], float(i == 0), i)
+    self.assertAlmostEqual(
+      evaluate.score(rows, 1, filters)["readable_frac"], 1 / 6
+    )
+    self.assertNotIn("readable_frac", evaluate.score(rows, 1))
+
+
 class MakeTest(parameterized.TestCase):
   def test_every_call_has_the_same_key_and_names_its_suite(self):
     keys, written = [], []
@@ -152,11 +189,106 @@ class MakeTest(parameterized.TestCase):
     }
     self.assertLen(keys, 1001)
 
-  def test_table(self):
-    self.assertEqual(
-      evaluate.table({"eval/a/pass@1": 0.5, "eval/b/x/y": 1.0}),
-      [("a", "pass@1", "0.5000"), ("b", "x/y", "1.0000")],
+  def test_notes_are_written(self):
+    written = []
+
+    def roll(*args):
+      return rollout.Rollout([row(answer("7"), True)], 1.0)
+
+    run = evaluate.make(
+      roll,
+      {"a": [Question("q", "?", 0, "none")]},
+      seed=0,
+      samples=1,
+      write_row=written.append,
+      filters={"none": lambda *args: "dropped"},
+      notes={"mode": "greedy"},
     )
+    run(types.SimpleNamespace(params=None, buffers=None), -1)
+    self.assertEqual(written[0]["mode"], "greedy")
+    self.assertEqual(written[0]["readable_frac"], 0.0)
+
+  def test_table(self):
+    rows = [
+      {"suite": "a", "mode": "m", "questions": 3, "samples": 2}
+      | {"pass@1": 0.5, "cons@2": 1.0, "response_tokens_mean": 12.0}
+    ]
+    headings, lines = evaluate.table(rows)
+    cells = dict(zip(headings, lines[0], strict=True))
+    self.assertEqual(
+      {k: v for k, v in cells.items() if v},
+      {
+        "suite": "a",
+        "mode": "m",
+        "n": "3",
+        "k": "2",
+        "pass@1": "0.500",
+        "cons@k": "1.000",
+        "tokens": "12.000",
+      },
+    )
+
+
+class SuitesTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.tokenizer = tokenizer.load()
+
+  def suites(self, mode, **changes):
+    config = evaluate_config.get_config().copy_and_resolve_references()
+    with config.unlocked():
+      config.update(changes)
+    return evaluate.suites(config, self.tokenizer, mode)
+
+  def test_those_of_the_miniature(self):
+    suites = self.suites("sampled")
+    self.assertEqual(
+      {name: len(s.questions) for name, s in suites.items()},
+      dict(
+        countdown=64,
+        programs=33,
+        how_to=7,
+        facts=30,
+        safety=10,
+        general_train=64,
+      ),
+    )
+    held_out = {q.id for q in general.questions("test")}
+    for name in ("how_to", "safety"):
+      self.assertContainsSubset(
+        {q.id for q in suites[name].questions}, held_out
+      )
+    for name in ("facts", "general_train"):
+      self.assertNoCommonElements(
+        {q.id for q in suites[name].questions}, held_out
+      )
+
+  def test_shots_stand_before_the_same_questions(self):
+    plain, shown = self.suites("sampled"), self.suites("few_shot")
+    for name, suite in shown.items():
+      for q, other in zip(suite.questions, plain[name].questions):
+        self.assertEqual(q.id, other.id)
+        self.assertEndsWith(q.question, f"</answer>\n{other.question}")
+        self.assertEqual(q.question.count("<answer>"), 2)
+
+  def test_too_long_a_prompt_is_refused_or_counted(self):
+    with self.assertRaisesRegex(
+      ValueError, r"eval_modes.few_shot, config.eval_data\[\d\]: the prompt of"
+    ):
+      self.suites("few_shot", max_prompt_tokens=70)
+    suites = self.suites("few_shot", max_prompt_tokens=70, overlong="drop")
+    self.assertGreater(sum(s.overlong for s in suites.values()), 0)
+    for name, suite in self.suites("few_shot").items():
+      kept = len(suites[name].questions)
+      self.assertEqual(kept + suites[name].overlong, len(suite.questions))
+    with self.assertRaisesRegex(ValueError, "all 32 prompts of mode few_shot"):
+      self.suites("few_shot", max_prompt_tokens=5, overlong="drop")
+
+  def test_a_suite_twice(self):
+    data = evaluate_config.suites()
+    with self.assertRaisesRegex(ValueError, "suite is 'countdown', as is an"):
+      self.suites("sampled", eval_data=[data[0], data[0]])
 
 
 if __name__ == "__main__":

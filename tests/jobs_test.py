@@ -330,16 +330,21 @@ class WholeRunTest(parameterized.TestCase):
       workdir = os.path.join(self.workdir, init["name"])
       again = runs.config("evaluate", init=init)
       with again.unlocked():
-        again.eval_sampling = config.eval_sampling
+        sampling = config.eval_sampling.to_dict()
+        again.eval_modes = dict(sampled=dict(sampling, shots=0))
+        again.eval_data = config.eval_data
+        again.max_prompt_tokens = config.max_prompt_tokens
         again.rewards = config.rewards
       with contextlib.redirect_stdout(io.StringIO()) as out:
         run(again, workdir)
-        run(again, workdir)  # Measures again rather than twice.
+        run(again, workdir)  # Is finished, and does not measure twice.
       (row,) = runs.rows(workdir, "eval.jsonl")
+      self.assertEqual(row.pop("mode"), "sampled")
+      row.pop("readable_frac")
       self.assertEqual(row | {"round": 2}, last)
       self.assertIn("pass@1", out.getvalue())
       self.assertEqual(
-        run_card.read(workdir)["params_digest"],
+        run_card.read(workdir)["final_digests"]["params"],
         run_card.read(trained)["final_digests"]["params"],
       )
 

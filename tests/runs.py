@@ -73,6 +73,16 @@ SMALL = {
   "sampling.prefill_rows": 4,
   "eval_sampling.questions": 2,
   "eval_sampling.samples_per_question": 2,
+  "eval_modes": dict(
+    sampled=dict(
+      temperature=1.0,
+      top_p=1.0,
+      top_k=0,
+      samples_per_question=2,
+      questions=2,
+      shots=0,
+    )
+  ),
   "checkpoint_every_rounds": 1,
 }
 ZERO = SMALL | {

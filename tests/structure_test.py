@@ -27,7 +27,8 @@ LAYERS = {
   "assembly": "experiment alignment",
   "stages": "stages generate evaluate search",
   "train": "train",
-  "programs": "run training jobs pipeline plan report report_data main",
+  "programs": "run training jobs pipeline plan report report_data main "
+  "stage_table",
 }
 APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 # What the order forbids, for the one program that stands in its package.

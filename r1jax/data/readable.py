@@ -11,7 +11,9 @@ limits are not stated, so they are arguments here.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from r1jax import registry
 from r1jax.data import miniature as corpus
 from r1jax.records import Question, Response, Reward
 from r1jax.rewards import extract, language
@@ -123,6 +125,20 @@ FILTERS: dict[str, Callable[..., str | None]] = {
   "searches": searches,
   "short_paragraphs": short_paragraphs,
 }
+
+
+def filters(
+  choices: Mapping[str, Mapping[str, Any]], field: str
+) -> dict[str, Filter]:
+  """Name to filter, arguments bound.
+
+  Raises:
+    ValueError: For an unknown filter or argument, by field.
+  """
+  return {
+    name: registry.make(FILTERS, {"name": name, **args}, f"{field}.{name}")
+    for name, args in choices.items()
+  }
 
 
 def _thoughts(response: Response) -> str:
