@@ -193,7 +193,8 @@ def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
   V = jax.eval_shape(head, hidden_BTD[:, 0]).shape[-1]
 
   def score(hidden_BXD, tokens_BX):
-    return _score(head(hidden_BXD) / temperature, tokens_BX)
+    logits_BXV = head(hidden_BXD) / temperature
+    return _score(logits_BXV, tokens_BX)
 
   return _in_chunks(score, 2, (hidden_BTD,), tokens_BT, mask_BT, V)
 
