@@ -32,14 +32,13 @@ from r1jax import (
   metrics,
   report,
   run_card,
+  stage_table,
   training,
 )
 from r1jax import config_schema as schema
 
 CARD, SUMMARY, REPORT = "chain.json", "summary.json", "report.html"
 CHECKPOINTS = "checkpoints"
-# Metrics on the screen; summary.json has all.
-SHOWN = ("pass@1", "format_mean", "mixed_language_frac", "harmless_mean")
 OUTPUTS = (training.EXPORT, generate.DATA, "eval.jsonl", CHECKPOINTS)
 Stage = Mapping[str, Any]
 Records = dict[str, dict[str, Any]]
@@ -306,7 +305,10 @@ def _sum_up(
       report.write_all(paths, os.path.join(workdir, REPORT))
     except Exception as error:  # The chain is whole, whatever its page lacks.
       logging.warning("%s: no report (%r).", workdir, error)
-  _show(summary)
+  evaluated = {
+    name.removeprefix("eval_"): os.path.join(workdir, name) for name in scores
+  }
+  _show(summary, evaluated)
 
 
 def _scores(path: str) -> dict[str, float]:
@@ -321,26 +323,19 @@ def _scores(path: str) -> dict[str, float]:
   return found
 
 
-def _show(summary: Mapping[str, Any]) -> None:
-  scores = summary["evaluations"]
+def _show(summary: Mapping[str, Any], evaluated: Mapping[str, str]) -> None:
+  """Prints the stages' seconds and digests, and the table of evaluations."""
   console = rich.console.Console()
   if not console.is_terminal:
-    console.width = max(console.width, 40 + 12 * len(scores))
+    console.width = max(console.width, 40 + 12 * len(evaluated))
   times = rich.table.Table("stage", "seconds", "weights or data")
   for name, stage in summary["stages"].items():
     digest = next(iter(stage["digests"].values()), "")
     times.add_row(name, f"{stage['secs']:.1f}", digest)
   times.add_row("all", f"{summary['secs']:.1f}", "")
   console.print(times)
-  measured = dict.fromkeys(m for s in scores.values() for m in s)
-  measured = [m for m in measured if m.split("/")[-1] in SHOWN]
-  stages = [name.removeprefix("eval_") for name in scores]
-  table = rich.table.Table("", *stages)
-  for name in measured:
-    cells = [f"{s[name]:.3f}" if name in s else "" for s in scores.values()]
-    table.add_row(name, *cells)
-  if measured:
-    console.print(table)
+  if evaluated:
+    stage_table.show(stage_table.table(evaluated), console)
 
 
 def _write(path: str, value: Mapping[str, Any]) -> None:
