@@ -37,13 +37,13 @@ def problem(record: dict) -> str | None:
   """What is wrong with a record, or None."""
   response = record["response"]
   found = re.fullmatch(
-    r"<think>(.*)</think><answer>(.*)</answer>", response, re.DOTALL
+    r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", response, re.DOTALL
   )
   if not found:
     return f"not in its tags: {response!r}"
-  if "LATIN" not in script_names("a") or script_names(response) - {"LATIN"}:
+  if script_names(response) - {"LATIN"}:
     return f"another script: {response!r}"
-  question, answer = record["question"], found[2]
+  question, answer = record["question"], found[2].strip()
   kind = {"countdown": _countdown, "code": _program, "none": _general}
   return kind[question["verifier"]](question, answer)
 
