@@ -259,7 +259,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "samples_per_question": schema.integer(1),
     "sampling": {**_SAMPLING, **_SLOTS},
     "filters": _FILTERS,
-    "judge": schema.named("none", "oracle"),
+    "judge": schema.named("none", "oracle", "http"),
     "refine": schema.named("as_it_is", "miniature"),
     "max_kept_per_question": schema.integer(1),
     "max_other_frac": schema.number(0.0, 1.0),

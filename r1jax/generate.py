@@ -18,15 +18,12 @@ import jax
 import numpy as np
 from absl import logging
 
-from r1jax import interrupt, metrics, registry, rollout, tree
+from r1jax import interrupt, metrics, registry, rollout, tree, verdicts
 from r1jax.data import documents, general, miniature, readable, sources
 from r1jax.records import Question
-from r1jax.rewards import extract
 
 KEPT = "kept.jsonl"
 DATA = "data.jsonl"
-# Rows whose answer no rule can check -> why each is dropped, or None.
-Judge = Callable[[Sequence[rollout.Row]], list[str | None]]
 # (n, seed) -> at most n records that were not sampled here.
 OtherData = Callable[[int, int], list[dict[str, Any]]]
 
@@ -49,7 +46,7 @@ class Settings(NamedTuple):
   seed: int
   samples: int
   filters: Mapping[str, Callable[..., str | None]]
-  judge: Judge
+  judge: verdicts.Judge
   refine: Callable[[Question, str], str]
   max_kept: int
   max_other_frac: float
@@ -63,36 +60,17 @@ def settings_of(config: Any) -> Settings:
     ValueError: For an unknown filter, judge or refiner, by field.
   """
   filters = readable.filters(config.filters.to_dict(), "config.filters")
+  judge = registry.make(verdicts.JUDGES, config.judge.to_dict(), "config.judge")
   return Settings(
     config.seed,
     config.samples_per_question,
     filters,
-    registry.make(JUDGES, config.judge.to_dict(), "config.judge"),
+    judge,
     registry.make(readable.REFINERS, config.refine.to_dict(), "config.refine"),
     config.max_kept_per_question,
     config.max_other_frac,
     registry.make(OTHER_DATA, config.other_data.to_dict(), "config.other_data"),
   )
-
-
-def judge_nothing(rows: Sequence[rollout.Row]) -> list[str | None]:
-  """Drops every response that no rule can check."""
-  return ["nothing_to_verify"] * len(rows)
-
-
-def judge_oracle(rows: Sequence[rollout.Row]) -> list[str | None]:
-  """Keeps helpful answers, by the miniature's own labels."""
-  reasons = []
-  for row in rows:
-    answer = extract.answer(row.response.text, row.response.think_prefilled)
-    label = (
-      general.label(row.question, answer.text) if answer else "without_answer"
-    )
-    reasons.append(None if label == "helpful" else f"judged_{label}")
-  return reasons
-
-
-JUDGES: dict[str, Judge] = {"none": judge_nothing, "oracle": judge_oracle}
 
 
 def no_other_data(n: int, seed: int) -> list[dict[str, Any]]:

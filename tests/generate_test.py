@@ -4,10 +4,11 @@ import signal
 import tempfile
 
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from r1jax import generate, metrics, rollout
+from r1jax import generate, metrics, rollout, verdicts
 from r1jax.data import general
 from r1jax.records import Question, Response, Reward
 from r1jax.rewards import extract
@@ -39,7 +40,7 @@ def settings(**changes):
     seed=0,
     samples=2,
     filters={},
-    judge=generate.judge_oracle,
+    judge=verdicts.oracle,
     refine=lambda question, text: text,
     max_kept=9,
     max_other_frac=0.25,
@@ -138,7 +139,7 @@ class CollectTest(parameterized.TestCase):
     self.assertEqual(record["response"], answers[0])
     self.assertAlmostEqual(found["drop/judged_unhelpful"], 1 / 3)
     self.assertAlmostEqual(found["drop/judged_without_answer"], 1 / 3)
-    records, found, _ = collect(rows, judge=generate.judge_nothing)
+    records, found, _ = collect(rows, judge=verdicts.nothing)
     self.assertEqual(records, [])
     self.assertEqual(found["drop/nothing_to_verify"], 1.0)
 
@@ -154,6 +155,20 @@ class CollectTest(parameterized.TestCase):
     records, _, _ = collect(rows, judge=judge, filters=filters)
     self.assertEqual([r.response.text for r in seen], ["in"])
     self.assertEqual([r["question"]["id"] for r in records], ["q0"])
+
+
+class SettingsTest(parameterized.TestCase):
+  def test_an_endpoint_is_checked_with_the_config(self):
+    choice = dict(name="http", url="ftp://x", model="m", key_env="")
+    choice |= dict(temperature=0.0, max_reply_tokens=9)
+    config = ml_collections.ConfigDict(
+      dict(seed=0, samples_per_question=2, filters={}, judge=choice)
+    )
+    with self.assertRaisesRegex(ValueError, "ftp"):
+      generate.settings_of(config)
+    config.judge.urls = "x"
+    with self.assertRaisesRegex(ValueError, "config.judge.urls is unknown"):
+      generate.settings_of(config)
 
 
 class MixedTest(parameterized.TestCase):
@@ -206,11 +221,17 @@ class RunTest(parameterized.TestCase):
     self.workdir = self.enterContext(tempfile.TemporaryDirectory())
 
   def run_rounds(
-    self, rounds, first_round=0, broken_at=None, signal_at=None, **changes
+    self,
+    rounds,
+    first_round=0,
+    broken_at=None,
+    broken_by=KeyboardInterrupt,
+    signal_at=None,
+    **changes,
   ):
     def collect_round(round):
       if round == broken_at:
-        raise KeyboardInterrupt
+        raise broken_by
       if round == signal_at:
         signal.raise_signal(signal.SIGTERM)
       kept = [{"round": round, "id": round, "question": {"verifier": "math"}}]
@@ -285,6 +306,15 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(asked, [(6, 4)])
     self.assertEqual((result["records"], result["other_data"]), (12, 6))
     self.assertEqual(self.data()[6:], [{"id": "other"}] * 6)
+
+  def test_a_judge_that_comes_back_loses_no_round(self):
+    whole = self.run_rounds(4)
+    self.workdir = self.enterContext(tempfile.TemporaryDirectory())
+    with self.assertRaisesRegex(OSError, "is down"):
+      self.run_rounds(4, broken_at=2, broken_by=OSError("the judge is down"))
+    first = metrics.next_round(self.workdir)
+    self.assertEqual(first, 2)
+    self.assertEqual(self.run_rounds(4, first_round=first), whole)
 
   def test_nothing_kept_is_an_error_that_lists_the_reasons(self):
     with self.assertRaisesRegex(

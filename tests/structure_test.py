@@ -23,7 +23,7 @@ LAYERS = {
     "policy optim sharding checkpoint metrics memory grading grading_worker "
     "interrupt run_card"
   ),
-  "rollout": "rollout judging preference",
+  "rollout": "rollout judging verdicts preference",
   "assembly": "experiment alignment",
   "stages": "stages generate evaluate search",
   "train": "train",
