@@ -14,7 +14,8 @@ eqs. 8 to 10, with what the miniature does instead:
   reasoning         accuracy + format + language         same
   general prompts   the set's reward model + format      same
                     + language
-  reward model      scale not stated                     sigmoid of the score
+  reward model      scale not stated                     sigmoid of the score,
+                                                         clipped at 2
   temperature       0.7                                  same
   steps             1,700, general prompts in the        40, in the last 20
                     last 400
@@ -41,8 +42,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.template = dict.fromkeys(KINDS, "miniature")
   config.data = common.all_questions()
   config.rewards.language = dict(weight=1.0, identifier="script")
-  config.rewards.helpful = dict(weight=1.0, floor=0.0)
-  config.rewards.safety = dict(weight=1.0, floor=0.0)
+  config.rewards.helpful = dict(weight=1.0, floor=0.0, clip=2.0)
+  config.rewards.safety = dict(weight=1.0, floor=0.0, clip=2.0)
   config.rewards_by_kind = dict(
     reasoning=["accuracy", "format", "language"],
     helpful=["helpful", "format", "language"],
@@ -54,7 +55,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.general_from_round = 20
   config.general_frac = 0.5
-  config.advantage.eps = 0.05
   config.sampling.temperature = 0.7
   config.eval_data = common.suites()
   if smoke:

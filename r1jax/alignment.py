@@ -83,6 +83,7 @@ def model_rewards(
       reading,
       *parts,
       floor=config.rewards[name].floor,
+      clip=config.rewards[name].clip,
       max_tokens=config.row_tokens,
     )
   return rewards, digests

@@ -48,7 +48,10 @@ _REWARDS = {
   },
   "repetition": {"ngram_tokens": schema.integer(1)},
 }
-_MODEL_REWARD = {"floor": schema.number()}  # Where there is nothing to read.
+_MODEL_REWARD = {
+  "floor": schema.number(),  # Where there is nothing to read.
+  "clip": schema.number(0.001),  # Of the score.
+}
 _MODEL_REWARDS = {"helpful": _MODEL_REWARD, "safety": _MODEL_REWARD}
 _GRADER = {
   "workers": schema.integer(1),

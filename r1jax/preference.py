@@ -176,13 +176,19 @@ def reward(
   ids: Sequence[Sequence[int]],
   *,
   floor: float,
+  clip: float,
   max_tokens: int,
 ) -> list[Reward]:
-  """The reward of each response, in (0, 1): sigmoid of its score.
+  """The reward of each response, in (0, 1).
+
+    sigmoid(min(max(score, -clip), clip))
 
   Of a model of labels it is the probability that the response is good, of
   a model of pairs that it would be preferred to one of score 0. So it is
-  of the size of format and language, and cannot outweigh them.
+  of the size of format and language, and cannot outweigh them. Beyond the
+  clip a response is good, or bad, enough: what is left of a difference is
+  the model's noise, which the division by a group's deviation would make
+  as large as any.
 
   Args:
     score: Of `make_scorer`.
@@ -193,6 +199,7 @@ def reward(
     ids: Of each response, without EOS.
     floor: Of a response with nothing to read: cut off, without a summary,
       or longer than max_tokens.
+    clip: Largest score that counts, and smallest.
     max_tokens: Of a prompt and what is read.
   """
   rewards, there = [], []
@@ -208,7 +215,7 @@ def reward(
     rewards.append(Reward(floor, why or "", "unscored"))
   scores_B = score(params, buffers, [read for _, read in there])
   for (i, _), x in zip(there, scores_B.tolist()):
-    value = float(np.exp(-np.logaddexp(0.0, -x)))
+    value = float(1 / (1 + np.exp(-np.clip(x, -clip, clip))))
     rewards[i] = Reward(value, f"score {x:.4g}")
   return rewards
 

@@ -30,7 +30,7 @@ SETS = ("helpful", "safety")
 # Every kind of question, and what a model that knows nothing differs in.
 SMALL = {
   "rewards": runs.REWARDS
-  | {name: dict(weight=1.0, floor=0.0) for name in SETS},
+  | {name: dict(weight=1.0, floor=0.0, clip=9.0) for name in SETS},
   "rewards_by_kind": dict(
     reasoning=["accuracy", "format", "language", "repetition"],
     helpful=["helpful", "format", "repetition"],

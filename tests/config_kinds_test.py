@@ -5,7 +5,7 @@ from configs import alignment, zero
 from r1jax import config_check
 from tests import config_check_test
 
-MODEL = {"weight": 1.0, "floor": 0.0}
+MODEL = {"weight": 1.0, "floor": 0.0, "clip": 2.0}
 
 
 def changed(get_config, changes):
@@ -52,7 +52,10 @@ class KindsTest(parameterized.TestCase):
     ),
     ({"reward_models.safety": {"path": ""}}, "safety.path is '', but must be"),
     ({"reward_models.safety": {}}, "reward_models.safety.path is missing"),
-    ({"rewards.safety": {"weight": 1.0}}, "safety.floor is missing"),
+    (
+      {"rewards.safety": {"weight": 1.0, "clip": 2.0}},
+      "safety.floor is missing",
+    ),
     ({"advantage.name": "batch_normalized"}, "of several kinds"),
     ({"general_frac": 0.0, "general_from_round": 0}, "frac is 0.0, but .*need"),
     ({"general_frac": 0.01}, "is not one question. Raise it"),

@@ -155,7 +155,7 @@ class ScorerTest(parameterized.TestCase):
 
 
 class RewardTest(parameterized.TestCase):
-  def reward(self, responses, score_on="summary", max_tokens=99):
+  def reward(self, responses, score_on="summary", max_tokens=99, clip=9.0):
     """The rewards, and what was scored; scores are 0, 1, 2, ..."""
     scored = []
 
@@ -173,6 +173,7 @@ class RewardTest(parameterized.TestCase):
       responses,
       [TOKENIZER.encode(each.text) for each in responses],
       floor=-0.5,
+      clip=clip,
       max_tokens=max_tokens,
     )
     return found, scored
@@ -208,9 +209,20 @@ class RewardTest(parameterized.TestCase):
       [Response(TEXT, 0, "eos")] * 2,
       [TOKENIZER.encode(TEXT)] * 2,
       floor=0.0,
+      clip=700.0,
       max_tokens=99,
     )
-    self.assertEqual([reward.value for reward in found], [0.0, 1.0])
+    np.testing.assert_allclose([r.value for r in found], [0, 1], atol=1e-9)
+
+  def test_beyond_the_clip_all_are_alike(self):
+    found, _ = self.reward([Response(TEXT, 0, "eos")] * 4, clip=1.5)
+    np.testing.assert_allclose(
+      [reward.value for reward in found],
+      [1 / (1 + np.exp(-x)) for x in (0, 1, 1.5, 1.5)],
+      rtol=1e-6,
+    )
+    self.assertEqual(found[2].value, found[3].value)
+    self.assertEqual(found[3].reason, "score 3")  # Logged as it is.
 
   def test_what_was_cut_off_is_not_scored(self):
     cut = [Response(TEXT, 7, why) for why in ("length", "repetition")]
