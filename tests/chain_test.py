@@ -181,7 +181,7 @@ class ChainTest(parameterized.TestCase):
     self.assertTrue(pathlib.Path(workdir, "report.html").exists())
     summary = json.loads(pathlib.Path(workdir, "summary.json").read_text())
     for name, scores in summary["evaluations"].items():
-      self.assertIn("countdown/pass@1", scores, name)
+      self.assertIn("countdown/sampled/pass@1", scores, name)
 
 
 if __name__ == "__main__":

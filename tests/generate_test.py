@@ -161,14 +161,15 @@ class SettingsTest(parameterized.TestCase):
   def test_an_endpoint_is_checked_with_the_config(self):
     choice = dict(name="http", url="ftp://x", model="m", key_env="")
     choice |= dict(temperature=0.0, max_reply_tokens=9)
-    config = ml_collections.ConfigDict(
-      dict(seed=0, samples_per_question=2, filters={}, judge=choice)
-    )
-    with self.assertRaisesRegex(ValueError, "ftp"):
-      generate.settings_of(config)
-    config.judge.urls = "x"
-    with self.assertRaisesRegex(ValueError, "config.judge.urls is unknown"):
-      generate.settings_of(config)
+    for more, message in (
+      ({}, "ftp"),
+      ({"urls": "x"}, "config.judge.urls is unknown"),
+    ):
+      config = ml_collections.ConfigDict(
+        dict(seed=0, samples_per_question=2, filters={}, judge=choice | more)
+      )
+      with self.assertRaisesRegex(ValueError, message):
+        generate.settings_of(config)
 
 
 class MixedTest(parameterized.TestCase):
