@@ -61,6 +61,7 @@ def settings_of(config: Any) -> Settings:
   """
   filters = readable.filters(config.filters.to_dict(), "config.filters")
   judge = registry.make(verdicts.JUDGES, config.judge.to_dict(), "config.judge")
+  judge([])  # An endpoint that cannot be is told before anything is sampled.
   return Settings(
     config.seed,
     config.samples_per_question,
