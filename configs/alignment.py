@@ -19,6 +19,7 @@ eqs. 8 to 10, with what the miniature does instead:
   temperature       0.7                                  same
   steps             1,700, general prompts in the        40, in the last 20
                     last 400
+  learning rate     as the first stage                   falls linearly to 0
   rest              as the first stage                   as configs/zero.py
 
 `general_from_round=0` is the run in which the preference rewards are given
@@ -56,6 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.general_from_round = 20
   config.general_frac = 0.5
   config.sampling.temperature = 0.7
+  config.optimizer.schedule.name = "linear"
   config.eval_data = common.suites()
   if smoke:
     config.general_from_round = 1

@@ -12,8 +12,8 @@ DeepSeek-R1 (arXiv:2501.12948), §2.4, and its supplement, B.4.3, Table 6;
 no RL follows and no logits of the teacher are used:
 
   students        six dense bases, 1.5B to 70B    one of 353,000 parameters
-  data            804,745 samples                 about 9,000
-  epochs          2 to 3                          2
+  data            804,745 samples                 about 6,000
+  epochs          2 to 3                          3
   learning rate   1e-4 for 1.5B to 2e-5 for 70B,  8e-3 to 8e-4
                   cosine to one tenth
   batch           64                              16
@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.name = f"distill-{preset}"
   config.init = common.student()
   config.data = dict(name="responses", path="runs/distill-data-tiny/data.jsonl")
-  config.epochs = 2.0
+  config.epochs = 3.0
   config.sequences_per_round = 16
   config.optimizer.learning_rate = 8e-3
   config.optimizer.schedule.warmup_updates = 30
