@@ -69,6 +69,7 @@ def miniature(preset: str) -> ConfigDict:
   config = base(preset)
   config.max_prompt_tokens = 16
   config.max_response_tokens = 176
+  config.overlong = "refuse"
   config.sampling = dict(
     slots=128, chunk_tokens=16, prefill_rows=64, repetition_tokens=0
   )

@@ -53,7 +53,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     ),
     few_shot=dict(sampled, samples_per_question=4, questions=32, shots=2),
   )
-  config.overlong = "refuse"
   config.max_prompt_tokens = 96
   config.rewards.language = dict(weight=0.0, identifier="script")
   config.rewards.harmless = dict(weight=0.0)

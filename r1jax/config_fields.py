@@ -21,6 +21,7 @@ _SLOTS = {
 _BUDGET = {
   "max_prompt_tokens": schema.integer(1),
   "max_response_tokens": schema.integer(1),
+  "overlong": schema.one_of("refuse", "drop"),  # Prompts over the budget.
 }
 _FILTERS = schema.EachOf(
   schema.Choice(None),
@@ -252,7 +253,6 @@ FIELDS: dict[str, dict[str, Any]] = {
       ),
       _MODES,
     ),
-    "overlong": schema.one_of("refuse", "drop"),  # Prompts over the budget.
     "readable": _FILTERS,
   },
   "generate": {

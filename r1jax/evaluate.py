@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from r1jax import experiment, rollout
-from r1jax.data import few_shot, readable, sources, templates
+from r1jax.data import few_shot, readable, sources
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.records import Question
 from r1jax.rewards import extract
@@ -62,24 +62,10 @@ def suites(
         few_shot.with_examples(q, pool, settings.shots, config.seed)
         for q in asked
       ]
-    fitting = asked
-    if config.overlong == "drop":
-      fitting = [q for q in asked if _fits(config, tokenizer, q)]
-    experiment.check_prompts(
-      config, tokenizer, fitting, f"config.eval_modes.{mode}, {field}"
-    )
-    if not fitting:
-      raise ValueError(
-        f"{field}: all {len(asked)} prompts of mode {mode} are longer than "
-        f"config.max_prompt_tokens {config.max_prompt_tokens}. Raise it."
-      )
+    field = f"config.eval_modes.{mode}, {field}"
+    fitting = experiment.within_budget(config, tokenizer, asked, field)
     out[name] = Suite(fitting, len(asked) - len(fitting))
   return out
-
-
-def _fits(config, tokenizer, question):
-  ids = templates.prompt_ids(experiment.template(config), question, tokenizer)
-  return len(ids) <= config.max_prompt_tokens
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

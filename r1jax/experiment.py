@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import ml_collections
+from absl import logging
 
 from r1jax import (
   checkpoint,
@@ -79,22 +80,38 @@ def template(config: ml_collections.ConfigDict) -> templates.Names:
   return names
 
 
-def check_prompts(
+def within_budget(
   config: ml_collections.ConfigDict,
   tokenizer: tokenizer_lib.Tokenizer,
   data: Sequence[Question],
   field: str,
-) -> None:
-  """Raises ValueError if a prompt is longer than config.max_prompt_tokens."""
-  names = template(config)
+) -> list[Question]:
+  """The questions whose prompt has at most config.max_prompt_tokens.
+
+  Raises:
+    ValueError: For one that has more, if config.overlong is "refuse"; if
+      it is "drop", only where none is left.
+  """
+  names, refuses, kept = template(config), config.overlong == "refuse", []
   for question in data:
     tokens = len(templates.prompt_ids(names, question, tokenizer))
-    if tokens > config.max_prompt_tokens:
+    if tokens <= config.max_prompt_tokens:
+      kept.append(question)
+    elif refuses:
       raise ValueError(
         f"{field}: the prompt of question {question.id!r} has {tokens} tokens, "
         f"but config.max_prompt_tokens is {config.max_prompt_tokens}. Raise "
-        "it, or remove the question."
+        "it, remove the question, or set config.overlong to 'drop'."
       )
+  if not kept:
+    raise ValueError(
+      f"{field}: all {len(data)} prompts are longer than "
+      f"config.max_prompt_tokens {config.max_prompt_tokens}. Raise it."
+    )
+  if len(kept) < len(data):
+    dropped = len(data) - len(kept)
+    logging.warning("%s: %d prompts are too long.", field, dropped)
+  return kept
 
 
 def abstract_weights(

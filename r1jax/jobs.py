@@ -66,8 +66,10 @@ def _choice(config, name, table):
 
 def _questions(run):
   """The questions of config.data, which fit and are in no suite."""
-  data = experiment.questions(run.config.data.to_dict(), "config.data")
-  experiment.check_prompts(run.config, run.tokenizer, data, "config.data")
+  config = run.config
+  given = experiment.questions(config.data.to_dict(), "config.data")
+  data = experiment.within_budget(config, run.tokenizer, given, "config.data")
+  run_card.write(run.workdir, {"overlong_prompts": len(given) - len(data)})
   run_lib.note_sandbox(run, data)
   for suite in run.suites.values():
     sources.check_disjoint(data, suite)
@@ -221,10 +223,7 @@ def _on_policy_distill(run: run_lib.Run) -> None:
 
 def _generate(run: run_lib.Run) -> None:
   config, workdir = run.config, run.workdir
-  data = experiment.questions(config.data.to_dict(), "config.data")
-  experiment.check_prompts(config, run.tokenizer, data, "config.data")
-  for suite in run.suites.values():
-    sources.check_disjoint(data, suite)
+  data = _questions(run)
   settings = generate.settings_of(config)
   order = experiment.question_order(data, config.seed)
   n = config.questions_per_round

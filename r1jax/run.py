@@ -78,7 +78,7 @@ def _suites(
     name = data.pop("suite")
     field = f"config.eval_data[{i}]"
     questions = experiment.questions(data, field)
-    experiment.check_prompts(config, tokenizer, questions, field)
+    questions = experiment.within_budget(config, tokenizer, questions, field)
     order = sources.order(questions, 0)
     n = min(config.eval_sampling.questions, len(questions))
     suites[name] = [order[j] for j in range(n)]

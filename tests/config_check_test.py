@@ -45,6 +45,7 @@ def common():
     },
     "max_prompt_tokens": 64,
     "max_response_tokens": 128,
+    "overlong": "refuse",
     "sampling": SLOTS,
     "rewards": {"accuracy": {"weight": 1.0}, "format": {"weight": 1}},
     "grader": {
@@ -87,7 +88,6 @@ def make_config(job):
       {
         **fields,
         "eval_modes": {"sampled": sampling},
-        "overlong": "refuse",
         "readable": {"finished": {}},
       }
     )

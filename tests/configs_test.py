@@ -245,6 +245,17 @@ def unread(config, fields):
   return sorted({*fields} - seen - {"name"})
 
 
+class StartTest(parameterized.TestCase):
+  @parameterized.product(
+    name=sorted({*FILES} - {"configs.pretrain", "configs.r1"}),
+    kind=("checkpoint", "safetensors"),
+  )
+  def test_every_stage_starts_from_weights_of_any_kind(self, name, kind):
+    config = get_config(name, f"smoke,{kind}=somewhere")
+    self.assertEqual(config.init.to_dict(), dict(name=kind, path="somewhere"))
+    config_check.check(config)
+
+
 class ReadTest(parameterized.TestCase):
   @parameterized.parameters("lm", "grpo", "evaluate", "reward_model")
   def test_every_field_is_read(self, job):

@@ -1,3 +1,4 @@
+import functools
 import pathlib
 import tempfile
 
@@ -137,13 +138,21 @@ class DataTest(parameterized.TestCase):
       Question("long", "1 2 3 " * 9, 0, "none"),
     ]
     config = runs.config()
-    experiment.check_prompts(config, TOKENIZER, data[:1], "config.data")
+    budget = functools.partial(experiment.within_budget, config, TOKENIZER)
+    self.assertEqual(budget(data[:1], "config.data"), data[:1])
     with self.assertRaisesRegex(
       ValueError,
       r"^config.data: the prompt of question 'long' has \d+ tokens, but "
       "config.max_prompt_tokens is 16. Raise it",
     ):
-      experiment.check_prompts(config, TOKENIZER, data, "config.data")
+      budget(data, "config.data")
+    with config.unlocked():
+      config.overlong = "drop"
+    with self.assertLogs(level="WARNING") as logs:
+      self.assertEqual(budget(data, "config.data"), data[:1])
+    self.assertIn("1 prompts are too long", logs.output[0])
+    with self.assertRaisesRegex(ValueError, "all 1 prompts are longer than"):
+      budget(data[1:], "config.data")
 
   def test_a_vocabulary_without_room_is_named(self):
     model = runs.DENSE | {"vocab_size": TOKENIZER.vocab_size - 1}
