@@ -4,18 +4,22 @@
 
 Reads each chain's evaluations and prints, as Markdown, median, least and
 most of every cell of the stage table, of the bands and of the stages'
-seconds. What a chain has not reached is left out.
+seconds. What a chain has not reached is left out. `--medians` prints those of
+the stage table alone.
 """
 
 import json
 import os
+import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from absl import app
+from absl import app, flags
 
 from benchmarks.curves import band
 from r1jax import metrics, stage_table
+
+_MEDIANS = flags.DEFINE_bool("medians", False, "Print medians alone.")
 
 COLUMNS = (
   ("base", "eval_base"),
@@ -203,12 +207,21 @@ BANDS = (
 )
 
 
+def stages(chain: str) -> dict[str, dict]:
+  """What chain.json holds of each stage; nothing where there is none."""
+  path = f"{chain}/chain.json"
+  if not os.path.exists(path):
+    return {}
+  with open(path, encoding="utf-8") as file:
+    return json.load(file)["stages"]
+
+
 def stage_rows(chains: Sequence[str]) -> list[list[str]]:
   """Lines of the stage table, each cell a band over the chains."""
   columns = [
     (name, stage)
     for name, stage in COLUMNS
-    if all(os.path.exists(f"{c}/{stage}/eval.jsonl") for c in chains)
+    if all("gave" in stages(c).get(stage, {}) for c in chains)
   ]
   rows = [["", *(name for name, _ in columns)]]
   for label, suite, mode, metric in stage_table.LINES:
@@ -216,7 +229,8 @@ def stage_rows(chains: Sequence[str]) -> list[list[str]]:
     for _, stage in columns:
       name = "cons@8" if metric == "cons" else metric
       values = [last(f"{c}/{stage}", suite, name, mode) for c in chains]
-      cells.append(band(values))
+      middle = f"{statistics.median(values):.3g}"
+      cells.append(middle if _MEDIANS.value else band(values))
     rows.append([label, *cells])
   return rows
 
@@ -239,11 +253,10 @@ def band_rows(chains: Sequence[str]) -> list[list[str]]:
 
 def time_rows(chains: Sequence[str]) -> list[list[str]]:
   """Seconds of each stage and of the whole."""
-  secs = []
-  for chain in chains:
-    with open(f"{chain}/chain.json", encoding="utf-8") as file:
-      stages = json.load(file)["stages"]
-    secs.append({name: stage["secs"] for name, stage in stages.items()})
+  secs = [
+    {name: stage["secs"] for name, stage in stages(chain).items()}
+    for chain in chains
+  ]
   rows = [["stage", "seconds"]]
   for name in secs[0]:
     if all(name in each for each in secs):
@@ -264,6 +277,8 @@ def main(argv: list[str]) -> None:
   """Prints the three tables."""
   chains = argv[1:]
   show(stage_rows(chains))
+  if _MEDIANS.value:
+    return
   show(band_rows(chains))
   show(time_rows(chains))
 

@@ -159,6 +159,7 @@ class RunTest(parameterized.TestCase):
     config_check.check(config)
     return config
 
+  @pytest.mark.slow
   def test_each_kind_takes_its_own_rewards(self):
     jobs.run(self.config(rounds=2), self.workdir)
     rows = runs.rows(self.workdir, "rollouts.jsonl")

@@ -253,6 +253,7 @@ class RunTest(parameterized.TestCase):
       "eval": runs.rows(workdir, "eval.jsonl"),
     }
 
+  @pytest.mark.slow
   def test_resumed_equals_unbroken(self):
     want = self.outcome(self.run_in("unbroken"))
     self.assertGreater(len(want["metrics"]), 3)
