@@ -60,22 +60,22 @@ class ProblemsTest(parameterized.TestCase):
 class ConfigTest(parameterized.TestCase):
   def test_paths_and_seed_are_filled(self):
     made = chain.config_of(
-      stage("b", init="a", data__path="c/x.jsonl"), "/work", 5
+      stage("b", init="a", data__path="c/x.jsonl"), "/runs", 5
     )
     self.assertEqual(
-      made.init.to_dict(), dict(name="checkpoint", path="/work/a")
+      made.init.to_dict(), dict(name="checkpoint", path="/runs/a")
     )
-    self.assertEqual((made.data.path, made.seed), ("/work/c/x.jsonl", 5))
+    self.assertEqual((made.data.path, made.seed), ("/runs/c/x.jsonl", 5))
     self.assertTrue(made.is_locked)
 
   def test_the_stage_itself_stays_as_it_is(self):
     original = stage("b", init="a", data__path="c/x.jsonl")
     before = original["config"].to_json()
-    chain.config_of(original, "/work", 5)
+    chain.config_of(original, "/runs", 5)
     self.assertEqual(original["config"].to_json(), before)
 
   def test_without_init_the_configs_own_stays(self):
-    made = chain.config_of(stage("b"), "/work", 0)
+    made = chain.config_of(stage("b"), "/runs", 0)
     self.assertEqual(made.init.name, "random")
 
   @parameterized.parameters("dat__path", "data__pat", "job__path", "seed__a")
@@ -83,7 +83,7 @@ class ConfigTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, f"config.{field.replace('__', '.')} is unknown, but inputs"
     ):
-      chain.config_of(stage("b", **{field: "c/x"}), "/work", 0)
+      chain.config_of(stage("b", **{field: "c/x"}), "/runs", 0)
 
   def test_made_from(self):
     stages = [
