@@ -177,6 +177,22 @@ def small_generation(config: ConfigDict) -> None:
   config.sampling.slots = 64
 
 
+def adamw(
+  learning_rate: float, *, weight_decay: float, schedule: str, **arguments
+) -> dict:
+  """AdamW with the base's betas; `arguments` are the schedule's."""
+  return dict(
+    name="adamw",
+    learning_rate=learning_rate,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=weight_decay,
+    clip_norm=1.0,
+    schedule=dict(name=schedule, **arguments),
+  )
+
+
 def sft(config: ConfigDict) -> ConfigDict:
   """The config with the fields of SFT."""
   config.job = "lm"
@@ -186,15 +202,12 @@ def sft(config: ConfigDict) -> ConfigDict:
   config.rounds = 0
   config.epochs = 2.0
   config.sequences_per_round = 64
-  config.optimizer = dict(
-    name="adamw",
-    learning_rate=1e-3,
-    b1=0.9,
-    b2=0.95,
-    eps=1e-8,
+  config.optimizer = adamw(
+    1e-3,
     weight_decay=0.1,
-    clip_norm=1.0,
-    schedule=dict(name="cosine", warmup_updates=5, final_fraction=0.1),
+    schedule="cosine",
+    warmup_updates=5,
+    final_fraction=0.1,
   )
   config.router_bias_rate = 0.001
   config.balance_coef = 1e-4
@@ -219,15 +232,12 @@ def reward_model(preset: str) -> ConfigDict:
   config.overlong = "refuse"
   config.row_tokens = 128
   config.rows_per_microbatch = 16
-  config.optimizer = dict(
-    name="adamw",
-    learning_rate=1e-3,
-    b1=0.9,
-    b2=0.95,
-    eps=1e-8,
+  config.optimizer = adamw(
+    1e-3,
     weight_decay=0.1,
-    clip_norm=1.0,
-    schedule=dict(name="linear", warmup_updates=10, final_fraction=0.1),
+    schedule="linear",
+    warmup_updates=10,
+    final_fraction=0.1,
   )
   config.router_bias_rate = 0.001
   config.balance_coef = 1e-4

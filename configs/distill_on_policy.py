@@ -34,15 +34,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.sampling.update(temperature=1.0, top_p=1.0, top_k=0)
   config.divergence = dict(name="reverse_kl", temperature=1.0)
   config.weighting = dict(name="token_mean")
-  config.optimizer = dict(
-    name="adamw",
-    learning_rate=1e-3,
-    b1=0.9,
-    b2=0.95,
-    eps=1e-8,
+  config.optimizer = common.adamw(
+    1e-3,
     weight_decay=0.0,
-    clip_norm=1.0,
-    schedule=dict(name="cosine", warmup_updates=5, final_fraction=0.1),
+    schedule="cosine",
+    warmup_updates=5,
+    final_fraction=0.1,
   )
   config.eval_every_rounds = 20
   if smoke:

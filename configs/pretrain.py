@@ -21,15 +21,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.rounds = 5000
   config.epochs = 0.0
   config.sequences_per_round = 64
-  config.optimizer = dict(
-    name="adamw",
-    learning_rate=4e-3,
-    b1=0.9,
-    b2=0.95,
-    eps=1e-8,
+  config.optimizer = common.adamw(
+    4e-3,
     weight_decay=0.1,
-    clip_norm=1.0,
-    schedule=dict(name="cosine", warmup_updates=100, final_fraction=0.05),
+    schedule="cosine",
+    warmup_updates=100,
+    final_fraction=0.05,
   )
   config.router_bias_rate = 0.001
   config.balance_coef = 1e-4
