@@ -61,16 +61,20 @@ def loss_tokens(workdir: str) -> list[tuple[int, float]]:
   return out
 
 
-def rl_at_the_tokens_of_distillation(chain: str) -> float:
-  """The student's accuracy by RL at its first evaluation with as many."""
+def rl_at_the_tokens_of_distillation(chain: str) -> tuple[float, float]:
+  """(accuracy, tokens over distillation's) of RL on the student.
+
+  At its first evaluation with as many tokens, or its last if none has.
+  """
   wanted = loss_tokens(os.path.join(chain, "distill"))[-1][1]
   student = os.path.join(chain, "student_rl")
   spent = dict(loss_tokens(student))
   rows = metrics.read_jsonl(os.path.join(student, "eval.jsonl"))
-  for row in rows:
-    if spent.get(row["round"], 0.0) >= wanted:
-      return row["pass@1"]
-  raise ValueError(f"{student} trained on fewer tokens than {wanted:.0f}.")
+  found = [
+    (row["pass@1"], spent.get(row["round"], 0.0) / wanted) for row in rows
+  ]
+  enough = [each for each in found if each[1] >= 1]
+  return enough[0] if enough else found[-1]
 
 
 class Band(NamedTuple):
@@ -200,9 +204,14 @@ BANDS = (
     "distilled - RL for as many tokens, temperature 1",
     lambda chain: (
       trained(chain, "distill", "pass@1")
-      - rl_at_the_tokens_of_distillation(chain)
+      - rl_at_the_tokens_of_distillation(chain)[0]
     ),
     0.10,
+  ),
+  Band(
+    "RL's tokens / distillation's",
+    lambda chain: rl_at_the_tokens_of_distillation(chain)[1],
+    1,
   ),
 )
 

@@ -20,6 +20,7 @@ _OPS = {
   ast.Mult: operator.mul,
   ast.Mod: operator.mod,
   ast.USub: operator.neg,
+  ast.UAdd: operator.pos,
 }
 _PROGRAMS = (
   (r"x plus (\d)", lambda x, k: x + k),
@@ -73,13 +74,14 @@ def _program(question, answer):
     if (match := re.fullmatch(pattern, text))
   ]
   ((match, function),) = wanted
-  (statement,) = ast.parse(answer).body
-  call = statement.value
-  if not (isinstance(call, ast.Call) and call.func.id == "print"):
-    return f"{answer!r} does not print"
-  for x in range(-30, 130):
-    if _value(call.args[0], x) != function(x, *map(int, match.groups())):
-      return f"{answer!r} is wrong for {x} of {text!r}"
+  try:
+    printed = re.fullmatch(r"print\((.*)\)", answer)
+    shown = ast.parse(printed[1] if printed else "", mode="eval").body
+    for x in range(-30, 130):
+      if _value(shown, x) != function(x, *map(int, match.groups())):
+        return f"{answer!r} is wrong for {x} of {text!r}"
+  except (SyntaxError, ValueError) as error:
+    return f"{answer!r}: {error}"
   return None
 
 

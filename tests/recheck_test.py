@@ -23,6 +23,7 @@ class ProblemTest(parameterized.TestCase):
     (COUNTDOWN, "-2 - 5 + 3"),
     (PROGRAM, "print(max(int(input()),5))"),
     (PROGRAM, "print(max(5,int(input())))"),
+    (PROGRAM, "print(max(int(input()),+5))"),
     (OPEN, OPEN.answer["accept"]),
   )
   def test_right(self, question, answer):
@@ -36,6 +37,8 @@ class ProblemTest(parameterized.TestCase):
     (COUNTDOWN, "f(3)", "."),
     (PROGRAM, "print(max(int(input()),6))", "is wrong for"),
     (PROGRAM, "print(97)", "is wrong for"),
+    (PROGRAM, "max(int(input()),5)", "invalid syntax"),
+    (PROGRAM, "print(open(5))", "."),
     (OPEN, "i do not know.", "is not"),
   )
   def test_wrong(self, question, answer, message):
