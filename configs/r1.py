@@ -9,8 +9,8 @@ the stages before it. `stages=zero+traces` runs these and what they need;
 `seed=3` is every stage's seed; `zero.rounds=80` sets a field of one stage.
 
 DeepSeek-R1 (arXiv:2501.12948), figure 2 and §2: each stage's own file says
-what of it is the paper's. Hardware: two CPU cores, 32 to 36 minutes beside another
-chain. Result: EXPERIMENTS.md, "The whole chain, three seeds".
+what of it is the paper's. Hardware: two CPU cores, 32 to 36 minutes beside
+another chain. Result: EXPERIMENTS.md, "The whole chain, three seeds".
 """
 
 import importlib
