@@ -135,7 +135,7 @@ class RunTest(parameterized.TestCase):
     self.assertEqual(status, 0, err)
     self.assertRegex(err, r"round 3/3  loss .*reward|round 3/3  loss")
     status, _, err = main(config)
-    self.assertEqual((status, err), (0, f"{workdir} is finished: 3 rounds.\n"))
+    self.assertEqual((status, err), (0, f"{workdir} is finished.\n"))
     status, out, err = main(runs.config(seed=1))
     self.assertEqual((status, out), (1, ""))
     self.assertRegex(err, f"^r1jax: {workdir} was made by another config: ")
