@@ -57,7 +57,7 @@ class CasesTest(parameterized.TestCase):
 
 @pytest.mark.slow
 class PoolTest(parameterized.TestCase):
-  @parameterized.parameters(*(path.name for path in FILES))
+  @parameterized.parameters(*((path.name,) for path in FILES))
   def test_verdicts_of_two_workers(self, name):
     chosen = [
       c for path in FILES if path.name == name for c in cases.load(path)
