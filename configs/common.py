@@ -172,7 +172,7 @@ def generation(config: ConfigDict) -> ConfigDict:
 
 def small_generation(config: ConfigDict) -> None:
   """Makes it end within seconds."""
-  config.samples_per_question = 2
+  config.samples_per_question = 1
   config.questions_per_round = 500
   config.sampling.slots = 64
 
