@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import rich.progress
-import tensorboardX
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "eval.jsonl", "kept.jsonl")
 _PLAIN_SECS = 10.0  # Between two progress lines where no terminal is.
@@ -48,6 +47,8 @@ class MetricWriter:
 
   def __init__(self, workdir: str | os.PathLike, first_round: int = 0):
     """Opens both; TensorBoard hides what it has from first_round on."""
+    import tensorboardX  # Imports torch where there is one: seconds.
+
     os.makedirs(workdir, exist_ok=True)
     self._lines = JsonLines(os.path.join(workdir, LOGS[0]))
     self._board = tensorboardX.SummaryWriter(
