@@ -1,0 +1,294 @@
+"""The families of Hugging Face checkpoints, by their `architectures`.
+
+A family is a table: what of config.json our ModelConfig needs, and which
+tensor fills which leaf. Sources: the models' published config.json files
+and tensor names.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from r1jax.models.config import ModelConfig
+from r1jax.models.hub_rules import (
+  Family,
+  Rule,
+  linear,
+  need,
+  refuse,
+  rope_fields,
+  rope_to_hf,
+  vector,
+)
+
+# Tables of cosines that early Llama checkpoints carry.
+_ROTARY_TABLES = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
+
+
+def _dense_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """What the dense families share."""
+  refuse(config, "hidden_act", ("silu", "swish"), "the MLP's is silu here")
+  layers, heads = need(config, "num_hidden_layers"), "num_attention_heads"
+  heads, width = need(config, heads), need(config, "hidden_size")
+  return dict(
+    vocab_size=need(config, "vocab_size"),
+    d_model=width,
+    num_layers=layers,
+    num_dense_layers=layers,
+    num_heads=heads,
+    num_kv_heads=config.get("num_key_value_heads") or heads,
+    head_dim=config.get("head_dim") or width // heads,
+    d_ff=need(config, "intermediate_size"),
+    attention="gqa",
+    norm_eps=config.get("rms_norm_eps", 1e-6),
+    tie_embeddings=config.get("tie_word_embeddings", False),
+    **rope_fields(config),
+  )
+
+
+def _whole_window(config: Mapping[str, Any], window: int | None) -> None:
+  """Returns if no token is further back than the attention's window.
+
+  Raises:
+    ValueError: If the longest sequence is longer than the window.
+  """
+  longest = need(config, "max_position_embeddings")
+  if window is not None and window < longest:
+    raise ValueError(
+      f"sliding_window is {window}, below max_position_embeddings {longest}; "
+      "attention is over all tokens here. Set sliding_window to null, and "
+      f"keep sequences within {window} tokens."
+    )
+
+
+def _llama_fields(config):
+  reason = "Llama's projections have no bias here"
+  refuse(config, "attention_bias", (False, None), reason)
+  refuse(config, "mlp_bias", (False, None), reason)
+  return _dense_fields(config)
+
+
+def _mistral_fields(config):
+  _whole_window(config, config.get("sliding_window", 4096))
+  return _dense_fields(config)
+
+
+def _qwen2_fields(config):
+  if config.get("use_sliding_window"):
+    _whole_window(config, config.get("sliding_window", 4096))
+  return _dense_fields(config) | {"qkv_bias": True}
+
+
+def _qwen3_fields(config):
+  reason = "Qwen3's projections have no bias here"
+  refuse(config, "attention_bias", (False, None), reason)
+  if config.get("use_sliding_window"):
+    _whole_window(config, config.get("sliding_window", 4096))
+  config = {"head_dim": 128, **config}
+  return _dense_fields(config) | {"qk_norm": True}
+
+
+def ends(c: ModelConfig) -> list[Rule]:
+  """The rules of what stands before and after the layers."""
+  embedding = (c.vocab_size, c.d_model)
+  rules = [
+    Rule("model.embed_tokens.weight", "params.embedding", embedding),
+    vector("model.norm.weight", "params.final_norm.scale", (c.d_model,)),
+  ]
+  if c.tie_embeddings:
+    rules.append(
+      Rule(
+        "lm_head.weight",
+        "params.embedding",
+        embedding,
+        repeats=True,
+        exported=False,
+      )
+    )
+  else:
+    rules.append(
+      linear("lm_head.weight", "params.head", (c.d_model,), (c.vocab_size,))
+    )
+  return rules
+
+
+def norms(c: ModelConfig, stack: str, layers: range) -> list[Rule]:
+  """The rules of the two norms of each layer of a stack."""
+  hub, ours = "model.layers.{layer}", f"params.{stack}"
+  return [
+    vector(f"{hub}.{there}.weight", f"{ours}.{here}.scale", (c.d_model,), **s)
+    for s in (dict(layers=layers),)
+    for there, here in (
+      ("input_layernorm", "attention_norm"),
+      ("post_attention_layernorm", "mlp_norm"),
+    )
+  ]
+
+
+def grouped_query(c: ModelConfig, stack: str, layers: range) -> list[Rule]:
+  """The rules of the attention of a stack of layers."""
+  hub, ours = "model.layers.{layer}.self_attn", f"params.{stack}.attention"
+  span = dict(layers=layers)
+  rules = []
+  for there, here, heads in (
+    ("q_proj", "query", c.num_heads),
+    ("k_proj", "key", c.num_kv_heads),
+    ("v_proj", "value", c.num_kv_heads),
+  ):
+    there, here = f"{hub}.{there}", f"{ours}.{here}"
+    outputs = (heads, c.head_dim)
+    rules.append(
+      linear(f"{there}.weight", f"{here}.kernel", (c.d_model,), outputs, **span)
+    )
+    if c.qkv_bias:
+      rules.append(vector(f"{there}.bias", f"{here}.bias", outputs, **span))
+  if c.qk_norm:
+    rules += [
+      vector(
+        f"{hub}.{there}.weight", f"{ours}.{here}.scale", (c.head_dim,), **span
+      )
+      for there, here in (("q_norm", "query_norm"), ("k_norm", "key_norm"))
+    ]
+  inputs, outputs = (c.num_heads, c.head_dim), (c.d_model,)
+  return [
+    *rules,
+    linear(f"{hub}.o_proj.weight", f"{ours}.out.kernel", inputs, outputs, **span),
+  ]
+
+
+def gated(hub: str, ours: str, width: int, inner: int, **span: Any):
+  """The rules of a gated MLP.
+
+  Args:
+    hub, ours: What its tensors' and its leaves' names begin with.
+    width, inner: Of its input, and between its projections.
+    **span: More of Rule's attributes.
+  """
+  return [
+    linear(f"{hub}.{name}_proj.weight", f"{ours}.{name}.kernel", a, b, **span)
+    for name, a, b in (
+      ("gate", (width,), (inner,)),
+      ("up", (width,), (inner,)),
+      ("down", (inner,), (width,)),
+    )
+  ]
+
+
+def _dense_rules(c: ModelConfig) -> list[Rule]:
+  stack, layers = "dense_layers", range(c.num_layers)
+  hub, ours = "model.layers.{layer}.mlp", f"params.{stack}.mlp"
+  return [
+    *ends(c),
+    *norms(c, stack, layers),
+    *grouped_query(c, stack, layers),
+    *gated(hub, ours, c.d_model, c.d_ff, layers=layers),
+  ]
+
+
+def _dense_to_hf(name, model_type, **more):
+  """The writer of config.json of a dense family."""
+
+  def to_hf(c: ModelConfig) -> dict[str, Any]:
+    return dict(
+      architectures=[name],
+      model_type=model_type,
+      vocab_size=c.vocab_size,
+      hidden_size=c.d_model,
+      intermediate_size=c.d_ff,
+      num_hidden_layers=c.num_layers,
+      num_attention_heads=c.num_heads,
+      num_key_value_heads=c.num_kv_heads,
+      head_dim=c.head_dim,
+      hidden_act="silu",
+      rms_norm_eps=c.norm_eps,
+      tie_word_embeddings=c.tie_embeddings,
+      attention_dropout=0.0,
+      initializer_range=c.init_std,
+      use_cache=True,
+      **rope_to_hf(c),
+      **more,
+    )
+
+  return to_hf
+
+
+def _dense_holds(qkv_bias, qk_norm):
+  def holds(c: ModelConfig) -> bool:
+    return (
+      c.attention == "gqa"
+      and c.num_dense_layers == c.num_layers
+      and not c.rope_interleaved
+      and not c.num_mtp_layers
+      and (c.qkv_bias, c.qk_norm) == (qkv_bias, qk_norm)
+    )
+
+  return holds
+
+
+def _dense(name, model_type, fields, *, qkv_bias=False, qk_norm=False, **more):
+  return Family(
+    fields,
+    _dense_to_hf(name, model_type, **more),
+    _dense_rules,
+    _dense_holds(qkv_bias, qk_norm),
+    _ROTARY_TABLES,
+  )
+
+
+FAMILIES: dict[str, Family] = {
+  "LlamaForCausalLM": _dense(
+    "LlamaForCausalLM",
+    "llama",
+    _llama_fields,
+    attention_bias=False,
+    mlp_bias=False,
+  ),
+  "MistralForCausalLM": _dense(
+    "MistralForCausalLM", "mistral", _mistral_fields, sliding_window=None
+  ),
+  "Qwen2ForCausalLM": _dense(
+    "Qwen2ForCausalLM",
+    "qwen2",
+    _qwen2_fields,
+    qkv_bias=True,
+    use_sliding_window=False,
+  ),
+  "Qwen3ForCausalLM": _dense(
+    "Qwen3ForCausalLM",
+    "qwen3",
+    _qwen3_fields,
+    qk_norm=True,
+    attention_bias=False,
+    use_sliding_window=False,
+  ),
+}
+
+
+def of_json(config: Mapping[str, Any]) -> tuple[str, Family]:
+  """(name, family) of a config.json.
+
+  Raises:
+    ValueError: If it names none, or one that is not known.
+  """
+  names = config.get("architectures") or [None]
+  if names[0] not in FAMILIES:
+    raise ValueError(
+      f"architectures is {config.get('architectures')!r}. Known: "
+      f"{', '.join(sorted(FAMILIES))}. Choose a model of one of them."
+    )
+  return names[0], FAMILIES[names[0]]
+
+
+def of_model(config: ModelConfig) -> tuple[str, Family]:
+  """(name, family) that a ModelConfig is written as: the first that holds it.
+
+  Raises:
+    ValueError: If none does.
+  """
+  for name, family in FAMILIES.items():
+    if family.holds(config):
+      return name, family
+  raise ValueError(
+    f"config.model with attention={config.attention!r}, "
+    f"qkv_bias={config.qkv_bias}, qk_norm={config.qk_norm} is none of "
+    f"{', '.join(FAMILIES)}. Save it as safetensors instead."
+  )

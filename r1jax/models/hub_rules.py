@@ -1,0 +1,227 @@
+"""What a table of Hugging Face weights is made of: rules and families."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from r1jax.models.config import ModelConfig, RopeScaling
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+class Rule(NamedTuple):
+  """One pattern of tensor names, and the leaf that it fills.
+
+  Attributes:
+    hub: Name in the checkpoint; `{layer}` and `{expert}` stand for numbers.
+    ours: The leaf, as `tree.names` writes it of {"params": ..., "buffers":
+      ...}.
+    shape: Of the checkpoint's tensor.
+    to_ours, to_hub: Inverses of each other. Views where they can be, so
+      that a tensor is copied once, onto its device.
+    layers: The checkpoint's numbers of the layers that the leaf stacks on
+      its first axis; None if it stacks none.
+    experts: How many the leaf stacks on its next axis; 0 if none.
+    repeats: True of a tensor that another rule's equals, in checkpoints
+      that hold it twice. It may be lacking; where it is not, it is compared.
+    exported: Whether `hub.export` writes it.
+  """
+
+  hub: str
+  ours: str
+  shape: tuple[int, ...]
+  to_ours: Transform = lambda x: x
+  to_hub: Transform = lambda x: x
+  layers: range | None = None
+  experts: int = 0
+  repeats: bool = False
+  exported: bool = True
+
+  def places(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name in the checkpoint, index into the leaf) of each tensor."""
+    for at, layer in enumerate(self.layers or [None]):
+      first = () if layer is None else (at,)
+      for expert in range(self.experts or 1):
+        index = (*first, expert) if self.experts else first
+        yield self.hub.format(layer=layer, expert=expert), index
+
+
+class Family(NamedTuple):
+  """Models of one `architectures` entry.
+
+  Attributes:
+    from_hf: config.json -> fields of ModelConfig; dtypes, `remat` and the
+      like are the user's and not among them. A ValueError names the field
+      that is not built, without the file.
+    to_hf: ModelConfig -> config.json, but for what no dimension says.
+    rules: ModelConfig -> the rules of all tensors.
+    holds: Whether the family can express a ModelConfig.
+    ignored: Patterns, as of re.fullmatch, of tensors that hold nothing.
+  """
+
+  from_hf: Callable[[Mapping[str, Any]], dict[str, Any]]
+  to_hf: Callable[[ModelConfig], dict[str, Any]]
+  rules: Callable[[ModelConfig], list[Rule]]
+  holds: Callable[[ModelConfig], bool]
+  ignored: tuple[str, ...] = ()
+
+
+def linear(
+  hub: str,
+  ours: str,
+  inputs: Sequence[int],
+  outputs: Sequence[int],
+  **span: Any,
+) -> Rule:
+  """The rule of a kernel: [outputs, inputs] there, [*inputs, *outputs] here.
+
+  Args:
+    hub, ours: As of Rule.
+    inputs, outputs: Widths of our kernel's axes.
+    **span: More of Rule's attributes.
+  """
+  width, height = math.prod(inputs), math.prod(outputs)
+  here = (*inputs, *outputs)
+  return Rule(
+    hub,
+    ours,
+    (height, width),
+    lambda x: x.T.reshape(here),
+    lambda x: x.reshape(width, height).T,
+    **span,
+  )
+
+
+def vector(hub: str, ours: str, outputs: Sequence[int], **span: Any) -> Rule:
+  """The rule of a bias or a scale: flat there, of shape `outputs` here."""
+  outputs = tuple(outputs)
+  return Rule(
+    hub,
+    ours,
+    (math.prod(outputs),),
+    lambda x: x.reshape(outputs),
+    lambda x: x.reshape(-1),
+    **span,
+  )
+
+
+def refuse(
+  config: Mapping[str, Any], field: str, allowed: Sequence[Any], reason: str
+) -> None:
+  """Returns if the field is absent or allowed.
+
+  Raises:
+    ValueError: If it has another value.
+  """
+  value = config.get(field, allowed[0])
+  if value not in allowed:
+    listed = ", ".join(repr(each) for each in allowed)
+    raise ValueError(
+      f"{field} is {value!r}; {reason}. Allowed: {listed}. Choose another model."
+    )
+
+
+def need(config: Mapping[str, Any], field: str) -> Any:
+  """A field that has no default.
+
+  Raises:
+    ValueError: If it is absent.
+  """
+  if config.get(field) is None:
+    raise ValueError(f"{field} is missing. Complete the file.")
+  return config[field]
+
+
+def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """rope_theta and rope_scaling of a config.json, in any of its forms.
+
+  transformers 5 writes `rope_parameters`, theta among them; before, theta
+  stood by itself and `rope_scaling` named its kind `rope_type` or `type`.
+
+  Raises:
+    ValueError: For a kind of scaling that is not built.
+  """
+  found = config.get("rope_parameters") or config.get("rope_scaling") or {}
+  field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+  theta = found.get("rope_theta", config.get("rope_theta", 10000.0))
+  fields = {"rope_theta": float(theta), "rope_scaling": None}
+  if found.get("partial_rotary_factor", 1.0) != 1.0:
+    raise ValueError(
+      f"{field}.partial_rotary_factor is {found['partial_rotary_factor']}; "
+      "only whole heads are rotated here. Choose another model."
+    )
+  kind = found.get("rope_type", found.get("type", "default"))
+  if kind == "default":
+    return fields
+  if kind not in _ROPE_KINDS:
+    known = ", ".join(["default", *_ROPE_KINDS])
+    raise ValueError(
+      f"{field}.rope_type is {kind!r}. Known: {known}. Choose another model."
+    )
+  original = found.get(
+    "original_max_position_embeddings", config.get("max_position_embeddings")
+  )
+  longest = config.get("max_position_embeddings", 0)
+  factor = found.get("factor") or (original and longest / original)
+  if not original or not factor:
+    raise ValueError(
+      f"{field} of kind {kind!r} lacks factor or "
+      "original_max_position_embeddings. Complete the file."
+    )
+  scaling = dict(
+    name=kind, factor=float(factor), original_max_positions=int(original)
+  )
+  return fields | {"rope_scaling": scaling | _ROPE_KINDS[kind](found, field)}
+
+
+def _llama3(found, field):
+  return {
+    name: float(found[name])
+    for name in ("low_freq_factor", "high_freq_factor")
+    if name in found
+  }
+
+
+def _yarn(found, field):
+  for name, allowed in (("attention_factor", None), ("truncate", True)):
+    if found.get(name, allowed) is not allowed:
+      raise ValueError(
+        f"{field}.{name} is {found[name]}; only its default is built. "
+        "Choose another model."
+      )
+  names = ("beta_fast", "beta_slow")
+  scaling = {name: float(found[name]) for name in names if found.get(name)}
+  if found.get("mscale") and found.get("mscale_all_dim"):
+    for name in ("mscale", "mscale_all_dim"):
+      scaling[name] = float(found[name])
+  return scaling
+
+
+_ROPE_KINDS = {"llama3": _llama3, "yarn": _yarn}
+
+
+def rope_to_hf(config: ModelConfig) -> dict[str, Any]:
+  """`rope_theta` and `rope_scaling`, which transformers 4 and 5 read."""
+  fields: dict[str, Any] = {"rope_theta": config.rope_theta}
+  s = config.rope_scaling
+  if s is None:
+    return fields
+  scaling = {
+    "rope_type": s.name,
+    "factor": s.factor,
+    "original_max_position_embeddings": s.original_max_positions,
+  }
+  kept = {
+    "llama3": ("low_freq_factor", "high_freq_factor"),
+    "yarn": ("beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+  }
+  default = RopeScaling(s.name, s.factor, s.original_max_positions)
+  for name in kept[s.name]:
+    # mscale 1 beside mscale_all_dim 0 is the default: both are left out.
+    if name.startswith("mscale") and s.mscale_all_dim == 0:
+      assert s.mscale == default.mscale
+      continue
+    scaling[name] = getattr(s, name)
+  return fields | {"rope_scaling": scaling}
