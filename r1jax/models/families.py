@@ -151,7 +151,9 @@ def grouped_query(c: ModelConfig, stack: str, layers: range) -> list[Rule]:
   inputs, outputs = (c.num_heads, c.head_dim), (c.d_model,)
   return [
     *rules,
-    linear(f"{hub}.o_proj.weight", f"{ours}.out.kernel", inputs, outputs, **span),
+    linear(
+      f"{hub}.o_proj.weight", f"{ours}.out.kernel", inputs, outputs, **span
+    ),
   ]
 
 
