@@ -12,46 +12,48 @@ from r1jax.models.config import ModelConfig
 from r1jax.models.hub_rules import (
   Family,
   Rule,
-  linear,
+  ends,
+  gated,
+  grouped_query,
   need,
+  norms,
   refuse,
   rope_fields,
   rope_to_hf,
-  vector,
 )
 
 # Tables of cosines that early Llama checkpoints carry.
 _ROTARY_TABLES = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 
 
-def _dense_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def _dense_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
   """What the dense families share."""
-  refuse(config, "hidden_act", ("silu", "swish"), "the MLP's is silu here")
-  layers, heads = need(config, "num_hidden_layers"), "num_attention_heads"
-  heads, width = need(config, heads), need(config, "hidden_size")
+  refuse(hf, "hidden_act", ("silu", "swish"), "the MLP's is silu here")
+  layers, width = need(hf, "num_hidden_layers"), need(hf, "hidden_size")
+  heads = need(hf, "num_attention_heads")
   return dict(
-    vocab_size=need(config, "vocab_size"),
+    vocab_size=need(hf, "vocab_size"),
     d_model=width,
     num_layers=layers,
     num_dense_layers=layers,
     num_heads=heads,
-    num_kv_heads=config.get("num_key_value_heads") or heads,
-    head_dim=config.get("head_dim") or width // heads,
-    d_ff=need(config, "intermediate_size"),
+    num_kv_heads=hf.get("num_key_value_heads") or heads,
+    head_dim=hf.get("head_dim") or width // heads,
+    d_ff=need(hf, "intermediate_size"),
     attention="gqa",
-    norm_eps=config.get("rms_norm_eps", 1e-6),
-    tie_embeddings=config.get("tie_word_embeddings", False),
-    **rope_fields(config),
+    norm_eps=hf.get("rms_norm_eps", 1e-6),
+    tie_embeddings=hf.get("tie_word_embeddings", False),
+    **rope_fields(hf),
   )
 
 
-def _whole_window(config: Mapping[str, Any], window: int | None) -> None:
+def _whole_window(hf: Mapping[str, Any], window: int | None) -> None:
   """Returns if no token is further back than the attention's window.
 
   Raises:
     ValueError: If the longest sequence is longer than the window.
   """
-  longest = need(config, "max_position_embeddings")
+  longest = need(hf, "max_position_embeddings")
   if window is not None and window < longest:
     raise ValueError(
       f"sliding_window is {window}, below max_position_embeddings {longest}; "
@@ -60,119 +62,31 @@ def _whole_window(config: Mapping[str, Any], window: int | None) -> None:
     )
 
 
-def _llama_fields(config):
+def _llama_fields(hf):
   reason = "Llama's projections have no bias here"
-  refuse(config, "attention_bias", (False, None), reason)
-  refuse(config, "mlp_bias", (False, None), reason)
-  return _dense_fields(config)
+  refuse(hf, "attention_bias", (False, None), reason)
+  refuse(hf, "mlp_bias", (False, None), reason)
+  return _dense_fields(hf)
 
 
-def _mistral_fields(config):
-  _whole_window(config, config.get("sliding_window", 4096))
-  return _dense_fields(config)
+def _mistral_fields(hf):
+  _whole_window(hf, hf.get("sliding_window", 4096))
+  return _dense_fields(hf)
 
 
-def _qwen2_fields(config):
-  if config.get("use_sliding_window"):
-    _whole_window(config, config.get("sliding_window", 4096))
-  return _dense_fields(config) | {"qkv_bias": True}
+def _qwen2_fields(hf):
+  if hf.get("use_sliding_window"):
+    _whole_window(hf, hf.get("sliding_window", 4096))
+  return _dense_fields(hf) | {"qkv_bias": True}
 
 
-def _qwen3_fields(config):
+def _qwen3_fields(hf):
   reason = "Qwen3's projections have no bias here"
-  refuse(config, "attention_bias", (False, None), reason)
-  if config.get("use_sliding_window"):
-    _whole_window(config, config.get("sliding_window", 4096))
-  config = {"head_dim": 128, **config}
-  return _dense_fields(config) | {"qk_norm": True}
-
-
-def ends(c: ModelConfig) -> list[Rule]:
-  """The rules of what stands before and after the layers."""
-  embedding = (c.vocab_size, c.d_model)
-  rules = [
-    Rule("model.embed_tokens.weight", "params.embedding", embedding),
-    vector("model.norm.weight", "params.final_norm.scale", (c.d_model,)),
-  ]
-  if c.tie_embeddings:
-    rules.append(
-      Rule(
-        "lm_head.weight",
-        "params.embedding",
-        embedding,
-        repeats=True,
-        exported=False,
-      )
-    )
-  else:
-    rules.append(
-      linear("lm_head.weight", "params.head", (c.d_model,), (c.vocab_size,))
-    )
-  return rules
-
-
-def norms(c: ModelConfig, stack: str, layers: range) -> list[Rule]:
-  """The rules of the two norms of each layer of a stack."""
-  hub, ours = "model.layers.{layer}", f"params.{stack}"
-  return [
-    vector(f"{hub}.{there}.weight", f"{ours}.{here}.scale", (c.d_model,), **s)
-    for s in (dict(layers=layers),)
-    for there, here in (
-      ("input_layernorm", "attention_norm"),
-      ("post_attention_layernorm", "mlp_norm"),
-    )
-  ]
-
-
-def grouped_query(c: ModelConfig, stack: str, layers: range) -> list[Rule]:
-  """The rules of the attention of a stack of layers."""
-  hub, ours = "model.layers.{layer}.self_attn", f"params.{stack}.attention"
-  span = dict(layers=layers)
-  rules = []
-  for there, here, heads in (
-    ("q_proj", "query", c.num_heads),
-    ("k_proj", "key", c.num_kv_heads),
-    ("v_proj", "value", c.num_kv_heads),
-  ):
-    there, here = f"{hub}.{there}", f"{ours}.{here}"
-    outputs = (heads, c.head_dim)
-    rules.append(
-      linear(f"{there}.weight", f"{here}.kernel", (c.d_model,), outputs, **span)
-    )
-    if c.qkv_bias:
-      rules.append(vector(f"{there}.bias", f"{here}.bias", outputs, **span))
-  if c.qk_norm:
-    rules += [
-      vector(
-        f"{hub}.{there}.weight", f"{ours}.{here}.scale", (c.head_dim,), **span
-      )
-      for there, here in (("q_norm", "query_norm"), ("k_norm", "key_norm"))
-    ]
-  inputs, outputs = (c.num_heads, c.head_dim), (c.d_model,)
-  return [
-    *rules,
-    linear(
-      f"{hub}.o_proj.weight", f"{ours}.out.kernel", inputs, outputs, **span
-    ),
-  ]
-
-
-def gated(hub: str, ours: str, width: int, inner: int, **span: Any):
-  """The rules of a gated MLP.
-
-  Args:
-    hub, ours: What its tensors' and its leaves' names begin with.
-    width, inner: Of its input, and between its projections.
-    **span: More of Rule's attributes.
-  """
-  return [
-    linear(f"{hub}.{name}_proj.weight", f"{ours}.{name}.kernel", a, b, **span)
-    for name, a, b in (
-      ("gate", (width,), (inner,)),
-      ("up", (width,), (inner,)),
-      ("down", (inner,), (width,)),
-    )
-  ]
+  refuse(hf, "attention_bias", (False, None), reason)
+  if hf.get("use_sliding_window"):
+    _whole_window(hf, hf.get("sliding_window", 4096))
+  hf = {"head_dim": 128, **hf}
+  return _dense_fields(hf) | {"qk_norm": True}
 
 
 def _dense_rules(c: ModelConfig) -> list[Rule]:
@@ -265,16 +179,16 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def of_json(config: Mapping[str, Any]) -> tuple[str, Family]:
+def of_json(hf: Mapping[str, Any]) -> tuple[str, Family]:
   """(name, family) of a config.json.
 
   Raises:
     ValueError: If it names none, or one that is not known.
   """
-  names = config.get("architectures") or [None]
+  names = hf.get("architectures") or [None]
   if names[0] not in FAMILIES:
     raise ValueError(
-      f"architectures is {config.get('architectures')!r}. Known: "
+      f"architectures is {hf.get('architectures')!r}. Known: "
       f"{', '.join(sorted(FAMILIES))}. Choose a model of one of them."
     )
   return names[0], FAMILIES[names[0]]

@@ -1,4 +1,4 @@
-"""What a table of Hugging Face weights is made of: rules and families."""
+"""What the tables of Hugging Face families are made of."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,34 +107,129 @@ def vector(hub: str, ours: str, outputs: Sequence[int], **span: Any) -> Rule:
   )
 
 
+def ends(c: ModelConfig) -> list[Rule]:
+  """The rules of what stands before and after the layers."""
+  embedding = (c.vocab_size, c.d_model)
+  rules = [
+    Rule("model.embed_tokens.weight", "params.embedding", embedding),
+    vector("model.norm.weight", "params.final_norm.scale", (c.d_model,)),
+  ]
+  if c.tie_embeddings:
+    rules.append(
+      Rule(
+        "lm_head.weight",
+        "params.embedding",
+        embedding,
+        repeats=True,
+        exported=False,
+      )
+    )
+  else:
+    rules.append(
+      linear("lm_head.weight", "params.head", (c.d_model,), (c.vocab_size,))
+    )
+  return rules
+
+
+def norms(c: ModelConfig, stack: str, layers: range) -> list[Rule]:
+  """The rules of the two norms of each layer of a stack."""
+  hub, ours = "model.layers.{layer}", f"params.{stack}"
+  return [
+    vector(
+      f"{hub}.{there}.weight",
+      f"{ours}.{here}.scale",
+      (c.d_model,),
+      layers=layers,
+    )
+    for there, here in (
+      ("input_layernorm", "attention_norm"),
+      ("post_attention_layernorm", "mlp_norm"),
+    )
+  ]
+
+
+def grouped_query(c: ModelConfig, stack: str, layers: range) -> list[Rule]:
+  """The rules of the attention of a stack of layers."""
+  hub, ours = "model.layers.{layer}.self_attn", f"params.{stack}.attention"
+  span = dict(layers=layers)
+  rules = []
+  for there, here, heads in (
+    ("q_proj", "query", c.num_heads),
+    ("k_proj", "key", c.num_kv_heads),
+    ("v_proj", "value", c.num_kv_heads),
+  ):
+    there, here = f"{hub}.{there}", f"{ours}.{here}"
+    outputs = (heads, c.head_dim)
+    rules.append(
+      linear(f"{there}.weight", f"{here}.kernel", (c.d_model,), outputs, **span)
+    )
+    if c.qkv_bias:
+      rules.append(vector(f"{there}.bias", f"{here}.bias", outputs, **span))
+  if c.qk_norm:
+    rules += [
+      vector(
+        f"{hub}.{there}.weight", f"{ours}.{here}.scale", (c.head_dim,), **span
+      )
+      for there, here in (("q_norm", "query_norm"), ("k_norm", "key_norm"))
+    ]
+  inputs, outputs = (c.num_heads, c.head_dim), (c.d_model,)
+  return [
+    *rules,
+    linear(
+      f"{hub}.o_proj.weight", f"{ours}.out.kernel", inputs, outputs, **span
+    ),
+  ]
+
+
+def gated(
+  hub: str, ours: str, width: int, inner: int, **span: Any
+) -> list[Rule]:
+  """The rules of a gated MLP.
+
+  Args:
+    hub, ours: What its tensors' and its leaves' names begin with.
+    width, inner: Of its input, and between its projections.
+    **span: More of Rule's attributes.
+  """
+  return [
+    linear(f"{hub}.{name}_proj.weight", f"{ours}.{name}.kernel", a, b, **span)
+    for name, a, b in (
+      ("gate", (width,), (inner,)),
+      ("up", (width,), (inner,)),
+      ("down", (inner,), (width,)),
+    )
+  ]
+
+
 def refuse(
-  config: Mapping[str, Any], field: str, allowed: Sequence[Any], reason: str
+  hf: Mapping[str, Any], field: str, allowed: Sequence[Any], reason: str
 ) -> None:
   """Returns if the field is absent or allowed.
 
   Raises:
     ValueError: If it has another value.
   """
-  value = config.get(field, allowed[0])
+  value = hf.get(field, allowed[0])
   if value not in allowed:
     listed = ", ".join(repr(each) for each in allowed)
     raise ValueError(
-      f"{field} is {value!r}; {reason}. Allowed: {listed}. Choose another model."
+      f"{field} is {value!r}; {reason}. Allowed: {listed}. Choose another "
+      "model."
     )
 
 
-def need(config: Mapping[str, Any], field: str) -> Any:
+def need(hf: Mapping[str, Any], field: str) -> Any:
   """A field that has no default.
 
   Raises:
     ValueError: If it is absent.
   """
-  if config.get(field) is None:
+  if hf.get(field) is None:
     raise ValueError(f"{field} is missing. Complete the file.")
-  return config[field]
+  return hf[field]
 
 
-def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def rope_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
   """rope_theta and rope_scaling of a config.json, in any of its forms.
 
   transformers 5 writes `rope_parameters`, theta among them; before, theta
@@ -143,9 +238,9 @@ def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     ValueError: For a kind of scaling that is not built.
   """
-  found = config.get("rope_parameters") or config.get("rope_scaling") or {}
-  field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
-  theta = found.get("rope_theta", config.get("rope_theta", 10000.0))
+  found = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+  field = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+  theta = found.get("rope_theta", hf.get("rope_theta", 10000.0))
   fields = {"rope_theta": float(theta), "rope_scaling": None}
   if found.get("partial_rotary_factor", 1.0) != 1.0:
     raise ValueError(
@@ -161,9 +256,9 @@ def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
       f"{field}.rope_type is {kind!r}. Known: {known}. Choose another model."
     )
   original = found.get(
-    "original_max_position_embeddings", config.get("max_position_embeddings")
+    "original_max_position_embeddings", hf.get("max_position_embeddings")
   )
-  longest = config.get("max_position_embeddings", 0)
+  longest = hf.get("max_position_embeddings", 0)
   factor = found.get("factor") or (original and longest / original)
   if not original or not factor:
     raise ValueError(
