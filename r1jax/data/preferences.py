@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from r1jax.data import general, miniature, sources, split_by_content
+from r1jax.data import general, miniature, split_by_content
+from r1jax.data import rows as row_lib
 from r1jax.records import Question
 from r1jax.rewards import extract
 
@@ -265,7 +266,7 @@ def pairs_jsonl(*, path: str) -> Records:
     ValueError: For a line that does not fit, by file and number.
   """
   records = []
-  for where, row in sources.json_rows(path):
+  for where, row in row_lib.json_rows(path):
     question = _plain_question(row, where, ("question", "chosen", "rejected"))
     margin = row.get("margin", 1.0)
     is_number = isinstance(margin, (int, float)) and not isinstance(
@@ -291,7 +292,7 @@ def labels_jsonl(*, path: str) -> Records:
     ValueError: For a line that does not fit, by file and number.
   """
   records = []
-  for where, row in sources.json_rows(path):
+  for where, row in row_lib.json_rows(path):
     question = _plain_question(row, where, ("question", "response"))
     is_safe = row.get("is_safe")
     if not isinstance(is_safe, bool):

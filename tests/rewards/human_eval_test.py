@@ -6,6 +6,7 @@ import concurrent.futures
 import pytest
 from absl.testing import absltest
 
+from r1jax.data import human_eval as human_eval_lib
 from r1jax.records import Question
 from r1jax.rewards import extract, verify_code
 
@@ -105,8 +106,7 @@ def programs(problem):
 
 
 def verdict(problem, program):
-  test = f"{problem['test']}\ncheck({problem['entry_point']})\n"
-  gold = {"type": "assert", "tests": [test], "timeout_s": 20}
+  gold = human_eval_lib.gold(problem, 20)
   question = Question(problem["task_id"], "", gold, "code")
   answer = extract.Answer(f"```python\n{program}\n```", False)
   return verify_code.verify(question, answer)
