@@ -16,7 +16,7 @@ import safetensors
 
 from r1jax import tree
 from r1jax.models import config as config_lib
-from r1jax.models import families
+from r1jax.models import families, fp8
 from r1jax.models.hub_rules import Rule
 from r1jax.types import Params
 
@@ -192,7 +192,10 @@ def open_source(path: str | os.PathLike) -> Source:
     from r1jax.models import gguf_file
 
     return gguf_file.Source(path)
-  return _folder(path)
+  source = _folder(path)
+  if read_json_config(path).get("quantization_config"):
+    return fp8.Dequantized(source)
+  return source
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -237,7 +240,7 @@ def load(
   weights = {"params": params, "buffers": buffers}
   leaves = dict(zip(tree.names(weights), jax.tree.leaves(weights)))
   rules = family.rules(model)
-  _check_leaves(rules, leaves, path)
+  check_leaves(rules, leaves, path)
   plan = _plan(source, rules, family.ignored, path)
   filled = _fill(source, plan, leaves, path)
   structure = jax.tree.structure(weights)
@@ -245,7 +248,7 @@ def load(
   return weights["params"], weights["buffers"]
 
 
-def _check_leaves(rules, leaves, path):
+def check_leaves(rules, leaves, path):
   """Every leaf is filled whole, by rules of its shape."""
   shapes = {}
   for rule in rules:
