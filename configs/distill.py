@@ -12,7 +12,7 @@ DeepSeek-R1 (arXiv:2501.12948), §2.4, and its supplement, B.4.3, Table 6;
 no RL follows and no logits of the teacher are used:
 
   students        six dense bases, 1.5B to 70B    one of 353,000 parameters
-  data            804,745 samples                 about 6,000
+  data            804,745 samples                 about 12,000
   epochs          2 to 3                          3
   learning rate   1e-4 for 1.5B to 2e-5 for 70B,  8e-3 to 8e-4
                   cosine to one tenth

@@ -17,7 +17,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   words = [preset] + ["smoke"] * smoke
   config = rejection.get_config(",".join(words)).unlock()
   config.name = f"distill-data-{preset}"
-  config.max_kept_per_question = 6
+  config.max_kept_per_question = 12
   if not smoke:
-    config.samples_per_question = 12
+    config.samples_per_question = 24
   return common.apply(config, overrides)

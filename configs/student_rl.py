@@ -29,6 +29,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.routing_replay = False
   common.without_experts(config)
   if not smoke:
-    config.rounds = 90
+    config.rounds = 170
     config.eval_every_rounds = 10
   return common.apply(config, overrides)
