@@ -80,6 +80,7 @@ _BASE = {
       "bundled": {},
       "safetensors": {"path": schema.TEXT},
       "checkpoint": {"path": schema.TEXT},
+      "hub": {"path": schema.TEXT},
     }
   ),
   "tokenizer": schema.TEXT,
@@ -148,6 +149,7 @@ _TEACHER = schema.Choice(
     "bundled": {},
     "safetensors": {"path": schema.TEXT},
     "checkpoint": {"path": schema.TEXT},
+    "hub": {"path": schema.TEXT},
   },
   {"model": schema.OPEN, "tokenizer": schema.TEXT},
 )

@@ -27,7 +27,7 @@ from r1jax.data import documents as document_lib
 from r1jax.data import sources, templates
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import config as model_config
-from r1jax.models import heads, store
+from r1jax.models import heads, hub, store
 from r1jax.records import Question
 from r1jax.rewards import table, verifiers
 from r1jax.types import Params
@@ -51,6 +51,8 @@ def dimensions(
       f"{config.tokenizer!r} has {tokenizer.vocab_size} pieces. Set it to "
       "that or more, or choose the tokenizer of the model."
     )
+  if config.init.name == "hub":
+    hub.check(config.init.path, model, "config.model")
   return model
 
 
@@ -166,6 +168,8 @@ def stored_weights(
   abstract = abstract_weights(model, mesh)
   if choice.name == "checkpoint":
     return checkpoint.restore_weights(choice.path, *abstract)
+  if choice.name == "hub":
+    return hub.load(choice.path, *abstract)
   path = BUNDLED if choice.name == "bundled" else choice.path
   if choice.name == "bundled" and not BUNDLED.exists():
     raise ValueError(
@@ -194,6 +198,8 @@ def teacher(
   """
   choice = config.teacher
   theirs = model_config.from_dict(choice.model.to_dict())
+  if choice.name == "hub":
+    hub.check(choice.path, theirs, "config.teacher.model")
   digest = file_digest(tokenizer_lib.path_of(config.tokenizer))
   if theirs.vocab_size != dims.vocab_size:
     raise ValueError(
