@@ -222,7 +222,7 @@ class ConfigCheckTest(parameterized.TestCase):
     ("optimizer.name", "adam", "config.optimizer.name is 'adam'"),
     ("optimizer.clip_norm", -1, "or None"),
     ("optimizer.schedule.name", "cosin", "config.optimizer.schedule.name"),
-    ("init.name", "hub", "config.init.name is 'hub'"),
+    ("init.name", "hug", "config.init.name is 'hug'"),
     ("init", {"name": "safetensors"}, "config.init.path is missing"),
     ("init.path", "x", "config.init.path is unknown"),
     ("rewards.language", {"weight": 1}, "identifier is missing. Set it to one"),
