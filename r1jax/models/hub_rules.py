@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r1jax.models.config import ModelConfig, RopeScaling
+from r1jax.models.config import ModelConfig
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -255,16 +255,16 @@ def rope_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
     raise ValueError(
       f"{field}.rope_type is {kind!r}. Known: {known}. Choose another model."
     )
-  original = found.get(
-    "original_max_position_embeddings", hf.get("max_position_embeddings")
-  )
-  longest = hf.get("max_position_embeddings", 0)
-  factor = found.get("factor") or (original and longest / original)
-  if not original or not factor:
+  longest = hf.get("max_position_embeddings")
+  factor = found.get("factor")
+  original = found.get("original_max_position_embeddings")
+  if not (factor or original) or not (longest or (factor and original)):
     raise ValueError(
-      f"{field} of kind {kind!r} lacks factor or "
+      f"{field} of kind {kind!r} lacks factor and "
       "original_max_position_embeddings. Complete the file."
     )
+  original = original or longest
+  factor = factor or longest / original
   scaling = dict(
     name=kind, factor=float(factor), original_max_positions=int(original)
   )
@@ -312,11 +312,14 @@ def rope_to_hf(config: ModelConfig) -> dict[str, Any]:
     "llama3": ("low_freq_factor", "high_freq_factor"),
     "yarn": ("beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
   }
-  default = RopeScaling(s.name, s.factor, s.original_max_positions)
   for name in kept[s.name]:
-    # mscale 1 beside mscale_all_dim 0 is the default: both are left out.
-    if name.startswith("mscale") and s.mscale_all_dim == 0:
-      assert s.mscale == default.mscale
-      continue
     scaling[name] = getattr(s, name)
+  if s.name == "yarn" and not s.mscale_all_dim:
+    # transformers reads mscale beside mscale_all_dim only; alone it is 1.
+    if s.mscale != 1.0:
+      raise ValueError(
+        f"config.model.rope_scaling.mscale is {s.mscale} beside "
+        "mscale_all_dim 0, which no config.json can say. Set it to 1.0."
+      )
+    del scaling["mscale"], scaling["mscale_all_dim"]
   return fields | {"rope_scaling": scaling}
