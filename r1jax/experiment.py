@@ -267,6 +267,7 @@ def programs(
   """The sampler's programs at a sampling setting."""
   return model.programs(
     eos_id=tokenizer.eos_id,
+    stop_ids=tokenizer.stop_ids,
     chunk_tokens=config.sampling.chunk_tokens,
     top_k=sampling["top_k"],
     top_p=sampling["top_p"],

@@ -97,6 +97,7 @@ def _programs(
   top_p: float = 1.0,
   min_response_tokens: int = 0,
   repetition_tokens: int = 0,
+  stop_ids: tuple[int, ...] = (),
   **shapes: int,
 ) -> engine.Programs:
   settings = decode.Settings(
@@ -107,6 +108,7 @@ def _programs(
     chunk_tokens=chunk_tokens,
     min_response_tokens=min_response_tokens,
     repetition_tokens=repetition_tokens,
+    stop_ids=stop_ids,
   )
   return engine.make_programs(config, settings, **shapes)
 

@@ -1,6 +1,6 @@
-"""Text to token ids and back; sentencepiece, with nothing normalised.
+"""Text to token ids and back: sentencepiece, or a Hugging Face tokenizer.
 
-The bundled model is made by
+The bundled sentencepiece model, which normalises nothing, is made by
 
     python -m r1jax.data.tokenizer --output=r1jax/assets/tokenizer.model
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import sentencepiece
 
-from r1jax.data import general, miniature, programs
+from r1jax.data import general, miniature, programs, tokenizer_hf
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "assets" / "tokenizer.model"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -43,19 +43,23 @@ class Tokenizer(NamedTuple):
     decode: Ids to text; control ids are dropped, broken UTF-8 is
       replaced.
     piece: Id to its piece, for reports.
-    bos_id: Begins every prompt.
-    eos_id: Ends every finished response.
+    bos_id: Begins every prompt; None if the family has none.
+    eos_id: Ends every finished document.
     pad_id: Fills rows; means nothing.
     vocab_size: Ids are below it.
+    stop_ids: More ids that end a sampled response.
+    chat: How the family writes a conversation; None if it does not say.
   """
 
   encode: Callable[[str], list[int]]
   decode: Callable[[Sequence[int]], str]
   piece: Callable[[int], str]
-  bos_id: int
+  bos_id: int | None
   eos_id: int
   pad_id: int
   vocab_size: int
+  stop_ids: tuple[int, ...] = ()
+  chat: tokenizer_hf.Chat | None = None
 
 
 def train(
@@ -99,23 +103,47 @@ def train(
 
 
 def path_of(path: str | pathlib.Path) -> pathlib.Path:
-  """The file of a tokenizer; "bundled" is the miniature's."""
-  return BUNDLED if path == "bundled" else pathlib.Path(path)
+  """The file of a tokenizer, which its digest is of.
+
+  Args:
+    path: "bundled", for the miniature's; a file; or a folder, whose
+      tokenizer.json goes before its tokenizer.model.
+  """
+  if path == "bundled":
+    return BUNDLED
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    return path
+  model = path / "tokenizer.model"
+  file = path / tokenizer_hf.FILE
+  return model if model.is_file() and not file.is_file() else file
 
 
 def load(path: str | pathlib.Path = "bundled") -> Tokenizer:
-  """The tokenizer in a sentencepiece file, or the bundled one.
+  """The tokenizer in a file or folder, or the bundled one.
+
+  Args:
+    path: As of `path_of`: sentencepiece's .model, Hugging Face's
+      tokenizer.json with the files beside it, or a GGUF.
 
   Raises:
-    ValueError: If the file is missing, is no sentencepiece model, or
-      lacks BOS, EOS or padding.
+    ValueError: If the file is missing, holds no tokenizer, or lacks BOS,
+      EOS or padding where the kind needs them.
   """
   file = path_of(path)
   if not file.is_file():
     raise ValueError(
-      f"tokenizer is {str(path)!r}, which is no file. "
-      'Give "bundled" or a sentencepiece model.'
+      f"tokenizer is {str(path)!r}, but {file} is no file. Give 'bundled', a "
+      "sentencepiece model, or a folder with tokenizer.json."
     )
+  if file.suffix == ".gguf":
+    return Tokenizer(**tokenizer_hf.load(file))
+  if file.name == tokenizer_hf.FILE:
+    return Tokenizer(**tokenizer_hf.load(file.parent))
+  return _sentencepiece(file)
+
+
+def _sentencepiece(file: pathlib.Path) -> Tokenizer:
   processor = sentencepiece.SentencePieceProcessor()
   try:
     processor.LoadFromSerializedProto(file.read_bytes())

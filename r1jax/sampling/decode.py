@@ -24,6 +24,7 @@ class Settings(NamedTuple):
     min_response_tokens: No end of sequence before this many tokens.
     repetition_tokens: Ends a response after so many tokens in a row with
       probability above 0.99; 0 is off.
+    stop_ids: More ids that end a response as eos_id does.
   """
 
   temperature: float
@@ -33,6 +34,7 @@ class Settings(NamedTuple):
   chunk_tokens: int
   min_response_tokens: int
   repetition_tokens: int
+  stop_ids: tuple[int, ...] = ()
 
 
 class Slots(NamedTuple):
@@ -268,7 +270,7 @@ def _draw(logits_BV, slots, settings):
   barred_BV = None
   if settings.min_response_tokens:
     early_B = slots.steps_B + 1 < settings.min_response_tokens
-    is_eos_V = jnp.arange(logits_BV.shape[1]) == settings.eos_id
+    is_eos_V = _ends(jnp.arange(logits_BV.shape[1]), settings)
     barred_BV = early_B[:, None] & is_eos_V[None]
   keys_B = jax.vmap(jax.random.fold_in)(slots.keys_B, slots.steps_B)
   token_B, logprob_B = logits_lib.sample(
@@ -287,7 +289,7 @@ def _draw(logits_BV, slots, settings):
   if settings.repetition_tokens:
     repeats_B = streaks_B >= settings.repetition_tokens
     finish_B = jnp.where(repeats_B, REPETITION, finish_B)
-  finish_B = jnp.where(token_B == settings.eos_id, EOS, finish_B)
+  finish_B = jnp.where(_ends(token_B, settings), EOS, finish_B)
   slots = slots._replace(
     tokens_B=jnp.where(running_B, token_B, slots.tokens_B),
     positions_B=slots.positions_B + running_B,
@@ -296,3 +298,11 @@ def _draw(logits_BV, slots, settings):
     finish_B=jnp.where(running_B, finish_B, slots.finish_B),
   )
   return slots, token_B, logprob_B
+
+
+def _ends(tokens_X, settings):
+  """Which ids end a response."""
+  ends_X = tokens_X == settings.eos_id
+  for id in settings.stop_ids:
+    ends_X |= tokens_X == id
+  return ends_X

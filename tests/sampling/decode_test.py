@@ -151,6 +151,13 @@ class FinishTest(parameterized.TestCase):
     _, chunk = run(slots, PATIENT)
     self.assertEqual(drawn(chunk), [[0, 0, EOS], [0, 0, EOS], [0, 0]])
 
+  def test_more_ids_end_a_response(self):
+    settings = SETTINGS._replace(stop_ids=(2, 4))
+    slots, run = start(COUNT_UP, [[0], [2], [4]], [9, 9, 9], settings)
+    _, chunk = run(slots, PATIENT)
+    self.assertEqual(drawn(chunk), [[1, 2], [3, 4], [5, 6, EOS]])
+    self.assertEqual(chunk.finish_B.tolist(), [decode.EOS] * 3)
+
   def test_logprobs_are_the_models(self):
     likely = {0: {1: 0.75, 2: 0.25}, 1: 0, 2: 0}
     slots, run = start(table(likely), [[0]] * 3, [6] * 3)
