@@ -1,5 +1,7 @@
 """Model presets; dimensions of the published ones from their configs."""
 
+import functools
+
 from ml_collections import ConfigDict
 
 
@@ -67,22 +69,97 @@ def tiny_dense() -> dict:
   )
 
 
-def smollm2_135m() -> dict:
-  """SmolLM2-135M, a Llama decoder with a tied head."""
+_BIG = dict(param_dtype="bfloat16", compute_dtype="bfloat16", remat="full")
+_SMOLLM2 = dict(
+  vocab_size=49152, norm_eps=1e-5, rope_theta=1e5, tie_embeddings=True
+)
+_LLAMA3 = dict(
+  vocab_size=128256,
+  norm_eps=1e-5,
+  rope_theta=500000.0,
+  rope_scaling=dict(
+    name="llama3",
+    factor=8.0,
+    original_max_positions=8192,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+  ),
+)
+_MISTRAL = dict(vocab_size=32768, norm_eps=1e-5, rope_theta=1e6)
+_QWEN25 = dict(vocab_size=152064, qkv_bias=True, rope_theta=1e6)
+# The small ones tie the head to the embedding and have a smaller vocabulary.
+_QWEN25_TIED = dict(_QWEN25, vocab_size=151936, tie_embeddings=True)
+_QWEN3 = dict(vocab_size=151936, qk_norm=True, rope_theta=1e6)
+_QWEN3_TIED = dict(_QWEN3, tie_embeddings=True)
+_MATH = dict(rope_theta=1e4)
+_THETA_130K = dict(rope_theta=1.3e5)
+_EPS_1E5 = dict(norm_eps=1e-5)
+_LAPTOP = dict(param_dtype="float32", compute_dtype="float32", remat="dots")
+
+# Width, layers, heads, inner width, the rest; from the models' config.json.
+# Mistral is v0.3, which has no sliding window; the bases Qwen2.5-Math, of two
+# of R1's students, have another rotary base than the general ones.
+DENSE = {
+  "smollm2-135m": (576, 30, (9, 3, 64), 1536, _SMOLLM2, _LAPTOP),
+  "smollm2-360m": (960, 32, (15, 5, 64), 2560, _SMOLLM2, {}),
+  "smollm2-1.7b": (2048, 24, (32, 32, 64), 8192, _SMOLLM2, _THETA_130K),
+  "qwen2.5-0.5b": (896, 24, (14, 2, 64), 4864, _QWEN25_TIED, {}),
+  "qwen2.5-1.5b": (1536, 28, (12, 2, 128), 8960, _QWEN25_TIED, {}),
+  "qwen2.5-math-1.5b": (1536, 28, (12, 2, 128), 8960, _QWEN25_TIED, _MATH),
+  "qwen2.5-7b": (3584, 28, (28, 4, 128), 18944, _QWEN25, {}),
+  "qwen2.5-math-7b": (3584, 28, (28, 4, 128), 18944, _QWEN25, _MATH),
+  "qwen2.5-14b": (5120, 48, (40, 8, 128), 13824, _QWEN25, _EPS_1E5),
+  "qwen2.5-32b": (5120, 64, (40, 8, 128), 27648, _QWEN25, _EPS_1E5),
+  "qwen3-0.6b": (1024, 28, (16, 8, 128), 3072, _QWEN3_TIED, {}),
+  "qwen3-1.7b": (2048, 28, (16, 8, 128), 6144, _QWEN3_TIED, {}),
+  "qwen3-4b": (2560, 36, (32, 8, 128), 9728, _QWEN3_TIED, {}),
+  "qwen3-8b": (4096, 36, (32, 8, 128), 12288, _QWEN3, {}),
+  "qwen3-14b": (5120, 40, (40, 8, 128), 17408, _QWEN3, {}),
+  "qwen3-32b": (5120, 64, (64, 8, 128), 25600, _QWEN3, {}),
+  "llama-3.1-8b": (4096, 32, (32, 8, 128), 14336, _LLAMA3, {}),
+  "llama-3.3-70b": (8192, 80, (64, 8, 128), 28672, _LLAMA3, {}),
+  "mistral-7b": (4096, 32, (32, 8, 128), 14336, _MISTRAL, {}),
+}
+
+
+def _dense(
+  d_model: int,
+  num_layers: int,
+  heads: tuple[int, int, int],
+  d_ff: int,
+  family: dict,
+  own: dict,
+) -> dict:
+  """A row of DENSE; `heads` are of queries, of keys, and their width."""
+  num_heads, num_kv_heads, head_dim = heads
+  return {
+    **_BIG,
+    **dict(
+      d_model=d_model,
+      num_layers=num_layers,
+      num_dense_layers=num_layers,
+      num_heads=num_heads,
+      num_kv_heads=num_kv_heads,
+      head_dim=head_dim,
+      d_ff=d_ff,
+      attention="gqa",
+    ),
+    **family,
+    **own,
+  }
+
+
+def qwen3_30b_a3b() -> dict:
+  """Qwen3-30B-A3B of April 2025, 128 experts in each layer."""
   return dict(
-    vocab_size=49152,
-    d_model=576,
-    num_layers=30,
-    num_dense_layers=30,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    d_ff=1536,
-    attention="gqa",
-    rope_theta=100000.0,
-    norm_eps=1e-5,
-    tie_embeddings=True,
-    remat="dots",
+    _dense(2048, 48, (32, 4, 128), 6144, _QWEN3, {}),
+    num_dense_layers=0,
+    num_experts=128,
+    experts_per_token=8,
+    d_expert=768,
+    router_score="softmax",
+    router_bias=False,
+    moe_impl="ragged",
   )
 
 
@@ -126,9 +203,7 @@ def _latent() -> dict:
     qk_rope_head_dim=64,
     v_head_dim=128,
     rope_interleaved=True,
-    param_dtype="bfloat16",
-    compute_dtype="bfloat16",
-    remat="full",
+    **_BIG,
     moe_impl="ragged",
   )
 
@@ -225,7 +300,8 @@ PRESETS = {
   "tiny": tiny,
   "tiny-dense": tiny_dense,
   "bench-tiny": bench_tiny,
-  "smollm2-135m": smollm2_135m,
+  **{name: functools.partial(_dense, *row) for name, row in DENSE.items()},
+  "qwen3-30b-a3b": qwen3_30b_a3b,
   "deepseek-v3": deepseek_v3,
   "deepseek-v2": deepseek_v2,
   "deepseek-v2-lite": deepseek_v2_lite,

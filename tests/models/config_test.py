@@ -20,10 +20,36 @@ class CountsTest(parameterized.TestCase):
     ("deepseek-v2", 235_741_434_880),
     ("deepseek-v2-lite", 15_706_484_224),
     ("moonlight-16b", 15_960_110_208),
+    ("qwen3-30b-a3b", 30_532_122_624),
     ("smollm2-135m", 134_515_008),
+    ("smollm2-360m", 361_821_120),
+    ("smollm2-1.7b", 1_711_376_384),
+    ("qwen2.5-0.5b", 494_032_768),
+    ("qwen2.5-1.5b", 1_543_714_304),
+    ("qwen2.5-math-1.5b", 1_543_714_304),
+    ("qwen2.5-7b", 7_615_616_512),
+    ("qwen2.5-math-7b", 7_615_616_512),
+    ("qwen2.5-14b", 14_770_033_664),
+    ("qwen2.5-32b", 32_763_876_352),
+    ("qwen3-0.6b", 596_049_920),
+    ("qwen3-1.7b", 1_720_574_976),
+    ("qwen3-4b", 4_022_468_096),
+    ("qwen3-8b", 8_190_735_360),
+    ("qwen3-14b", 14_768_307_200),
+    ("qwen3-32b", 32_762_123_264),
+    ("llama-3.1-8b", 8_030_261_248),
+    ("llama-3.3-70b", 70_553_706_496),
+    ("mistral-7b", 7_248_023_552),
   )
   def test_published_model_has_its_parameters_to_the_unit(self, preset, want):
     self.assertEqual(count(preset), want)
+
+  def test_the_math_bases_have_another_rotary_base(self):
+    for size in ("1.5b", "7b"):
+      general = models.get_config(f"qwen2.5-{size}").to_dict()
+      math = models.get_config(f"qwen2.5-math-{size}").to_dict()
+      self.assertEqual(general | {"rope_theta": 1e4}, math)
+      self.assertEqual(general["rope_theta"], 1e6)
 
   def test_router_biases_of_v3_are_buffers(self):
     config = config_lib.from_dict(models.get_config("deepseek-v3"))
