@@ -16,7 +16,7 @@ DeepSeek-R1 (arXiv:2501.12948), §2.3.1, and its supplement, B.4.2:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -33,4 +33,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.epochs = 3.0
   if smoke:
     common.small_sft(config)
+  real.real(config, preset, smoke)
   return common.apply(config, overrides)

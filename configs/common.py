@@ -1,5 +1,7 @@
 """What the configs share: the miniature world and how variants are read."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import models
@@ -33,7 +35,9 @@ def parse(
 def apply(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
   """The config, its fields overridden by `a.b=value`, locked.
 
-  `checkpoint=DIR` and `safetensors=FILE` start from those weights.
+  `checkpoint=DIR`, `safetensors=FILE` and `hub=DIR` start from those weights,
+  the last with the tokenizer that stands there. A name in a list is its
+  place, as in `data.parts.0.path=FILE`.
 
   Raises:
     ValueError: For a field that the config does not have.
@@ -42,15 +46,29 @@ def apply(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     if key in ("checkpoint", "safetensors"):
       config.init = dict(name=key, path=value)
       continue
+    if key == "hub":
+      config.init = dict(name=key, path=value)
+      if "tokenizer" not in overrides:
+        config.tokenizer = value
+      continue
     *path, last = key.split(".")
     owner = config
     for name in path:
-      owner = owner[name]
-    if last not in owner:
+      owner = _member(owner, name, key)
+    if not isinstance(owner, (dict, ConfigDict)) or last not in owner:
       raise ValueError(f"config.{key} is unknown.")
     kind = type(owner[last])
     owner[last] = value == "True" if kind is bool else kind(value)
   return config.lock()
+
+
+def _member(owner: Any, name: str, key: str) -> Any:
+  if isinstance(owner, (list, tuple)) and name.isdecimal():
+    if int(name) < len(owner):
+      return owner[int(name)]
+  elif isinstance(owner, (dict, ConfigDict)) and name in owner:
+    return owner[name]
+  raise ValueError(f"config.{key} is unknown.")
 
 
 def base(preset: str) -> ConfigDict:

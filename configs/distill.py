@@ -21,7 +21,7 @@ no RL follows and no logits of the teacher are used:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -41,4 +41,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if smoke:
     common.small_sft(config)
     config.eval_every_rounds = 0
+  real.real(config, preset, smoke)
+  if preset in real.MACHINES:
+    config.optimizer.learning_rate = real.MACHINES[preset].student_lr
+    config.sequences_per_round = 64
   return common.apply(config, overrides)

@@ -21,7 +21,7 @@ examples of the train split in front.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -70,6 +70,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       mode.questions = 2
     config.eval_modes.sampled.samples_per_question = 4
     config.sampling.slots = 32
+  real.real(config, preset, smoke)
   return common.apply(config, overrides)
 
 

@@ -10,7 +10,7 @@ of the supplement, B.6.
 
 from ml_collections import ConfigDict
 
-from configs import common, zero
+from configs import common, real, zero
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -20,7 +20,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   words = [w for w in (arg or "").split(",") if "=" not in w]
   config = zero.get_config(",".join(words)).unlock()
   config.name = f"reasoning-{preset}"
-  config.data = common.reasoning_questions()
-  config.data.parts[0]["repeats"] = 2  # Nine of ten are Countdown's.
+  if preset in real.MACHINES:
+    config.template = "chat-think"
+    config.loss.update(clip_low=10.0, clip_high=10.0)
+  else:
+    config.data = common.reasoning_questions()
+    config.data.parts[0]["repeats"] = 2  # Nine of ten are Countdown's.
   config.rewards.language = dict(weight=weight, identifier="script")
   return common.apply(config, overrides)

@@ -12,7 +12,7 @@ not stated; the miniature's are below.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -31,4 +31,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.other_data = dict(name="miniature", helpful=0.7, unsafe=0.3)
   if smoke:
     common.small_generation(config)
+  real.real(config, preset, smoke)
   return common.apply(config, overrides)

@@ -14,7 +14,7 @@ DeepSeek-R1 (arXiv:2501.12948), §2.3.3, and its supplement, B.4.2:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -25,4 +25,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data = dict(name="responses", path="runs/rejection-tiny/data.jsonl")
   if smoke:
     common.small_sft(config)
+  real.real(config, preset, smoke)
   return common.apply(config, overrides)

@@ -16,7 +16,7 @@ takes to train on no fewer tokens than the distillation does
 
 from ml_collections import ConfigDict
 
-from configs import common, zero
+from configs import common, real, zero
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -25,6 +25,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   words = [preset] + ["smoke"] * smoke
   config = zero.get_config(",".join(words)).unlock()
   config.name = f"student-rl-{preset}"
+  if preset in real.MACHINES:
+    config.optimizer.learning_rate = 2e-6
+    return common.apply(config, overrides)
   config.init = common.student()
   config.routing_replay = False
   common.without_experts(config)

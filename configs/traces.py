@@ -17,7 +17,7 @@ base it is searches that gave up and guessed right, and right programs.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -42,4 +42,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.max_kept_per_question = 3
   if smoke:
     common.small_generation(config)
+  real.real(config, preset, smoke, template="r1-zero")
   return common.apply(config, overrides)

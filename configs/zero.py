@@ -24,7 +24,7 @@ miniature does instead:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -76,4 +76,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.sampling.slots = 16
     config.eval_every_rounds = 0
     config.optimizer.schedule.warmup_updates = 1
+  real.real(config, preset, smoke, template="r1-zero")
+  if preset in real.MACHINES:
+    config.data = real.questions()
   return common.apply(config, overrides)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from configs import models
+from configs import models, real
 from r1jax import (
   config_check,
   experiment,
@@ -22,6 +22,8 @@ from r1jax import (
   preference,
   registry,
   score_losses,
+  sharding,
+  tree,
   weighting,
 )
 from r1jax import losses as losses_lib
@@ -32,7 +34,7 @@ from r1jax.stages import distill, grpo, lm, reward_model
 from r1jax.types import Batch
 from tests import runs
 
-HELPERS = ("__init__", "common", "models")
+HELPERS = ("__init__", "common", "models", "real")
 FILES = sorted(
   ".".join(p.relative_to(runs.ROOT).with_suffix("").parts)
   for p in (runs.ROOT / "configs").rglob("*.py")
@@ -138,6 +140,8 @@ class BuildTest(parameterized.TestCase):
     self.assertTrue(config.is_locked)
     if config.job == "pipeline":
       return  # Each of its stages is the config of another file.
+    if config.tokenizer != "bundled":
+      return  # It stands in a folder that is not here.
     made = tokenizer.load(config.tokenizer)
     experiment.dimensions(config, made)
 
@@ -185,6 +189,91 @@ class BuildTest(parameterized.TestCase):
       jax.tree.map(lambda x: (x.shape, x.dtype), grads),
       jax.tree.map(lambda x: (x.shape, x.dtype), params),
     )
+
+
+class RealTest(parameterized.TestCase):
+  """Published models in the files that have them."""
+
+  STAGES = (
+    *("zero", "traces", "cold_start", "reasoning", "rejection", "sft"),
+    *("distill_data", "distill", "student_rl", "evaluate"),
+  )
+
+  @parameterized.parameters(*STAGES)
+  def test_every_preset_passes_its_check(self, name):
+    for preset in real.MACHINES:
+      for words in (preset, f"{preset},smoke", f"{preset},hub=DIR"):
+        config = get_config(f"configs.{name}", words)
+        config_check.check(config)
+        folder = "DIR" if "hub" in words else f"models/{preset}"
+        self.assertEqual(config.init.to_dict(), dict(name="hub", path=folder))
+        self.assertEqual(config.tokenizer, folder)
+        self.assertEqual(
+          config.model.d_model, models.get_config(preset).d_model
+        )
+
+  def test_all_published_presets_have_a_machine(self):
+    own = {"tiny", "tiny-dense", "bench-tiny"}
+    self.assertEqual({*real.MACHINES}, {*models.PRESETS} - own)
+
+  @parameterized.parameters(*real.MACHINES)
+  def test_its_mesh_fits_its_weights(self, preset):
+    model = model_config.from_dict(models.get_config(preset).to_dict())
+    sizes = real.MACHINES[preset].mesh
+    shape = tuple(sizes[axis] for axis in sharding.MESH_AXES)
+    mesh = jax.sharding.AbstractMesh(shape, sharding.MESH_AXES)
+    made = policy.make(model, temperature=1.0)
+    boxed = jax.eval_shape(made.init, jax.random.key(0))
+    sharding.param_shardings(mesh, boxed)
+    # In float32: weights, gradient, two moments, reference.
+    per_device = 20 * tree.count(nn.unbox(boxed)) / np.prod(shape)
+    self.assertLess(per_device, 45e9)
+
+  def test_a_mesh_and_files_of_the_command_line(self):
+    config = get_config(
+      "configs.zero",
+      "qwen2.5-1.5b,mesh.fsdp=2,data.parts.1.path=A,eval_data.0.path=B",
+    )
+    self.assertEqual(config.mesh.fsdp, 2)
+    self.assertEqual(config.data.parts[1]["path"], "A")
+    self.assertEqual(config.eval_data[0]["path"], "B")
+    for wrong in ("data.parts.9.path=A", "data.parts.x.path=A", "seed.a=1"):
+      with self.assertRaisesRegex(ValueError, "config.* is unknown"):
+        get_config("configs.zero", f"qwen2.5-1.5b,{wrong}")
+
+  @parameterized.parameters(
+    ("qwen2.5-math-1.5b", 1e-4),
+    ("qwen2.5-math-7b", 8e-5),
+    ("qwen2.5-14b", 7e-5),
+    ("qwen2.5-32b", 6e-5),
+    ("llama-3.1-8b", 5e-5),
+    ("llama-3.3-70b", 2e-5),
+  )
+  def test_students_of_the_paper(self, preset, learning_rate):
+    config = get_config("configs.distill", preset)
+    self.assertEqual(config.optimizer.learning_rate, learning_rate)
+    self.assertEqual(config.sequences_per_round, 64)
+    self.assertEqual(config.optimizer.schedule.final_fraction, 0.1)
+    self.assertBetween(config.epochs, 2, 3)
+
+  def test_the_papers_rl(self):
+    config = get_config("configs.reasoning", "deepseek-v3")
+    responses = config.questions_per_round * config.samples_per_question
+    self.assertEqual(responses, 8192)
+    self.assertEqual(responses / config.updates_per_round, 32 * 16)
+    self.assertEqual(config.rounds * config.updates_per_round, 10_400)
+    refresh = config.reference_refresh_rounds * config.updates_per_round
+    self.assertEqual(refresh, 400)
+    self.assertEqual(config.optimizer.learning_rate, 3e-6)
+    self.assertEqual((config.loss.clip_low, config.loss.clip_high), (10, 10))
+    self.assertEqual(config.max_response_tokens, 32768)
+    self.assertEqual(config.model.param_dtype, "float32")
+
+  def test_the_laptops_control_only_lacks_its_learning_rate(self):
+    run, control = (get_config("configs.smollm2", x) for x in ("", "control"))
+    with control.unlocked():
+      control.name, control.optimizer.learning_rate = "smollm2", 1e-5
+    self.assertEqual(run.to_json(), control.to_json())
 
 
 class Tracked:
