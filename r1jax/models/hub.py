@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from r1jax.models import config as config_lib
-from r1jax.models.hub_read import load, read_config
+from r1jax.models.hub_read import load
+from r1jax.models.hub_source import read_config
 from r1jax.models.hub_write import export
 
 __all__ = ["check", "export", "load", "read_config"]

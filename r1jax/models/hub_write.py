@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from r1jax import tree
-from r1jax.models import families, hub_read
+from r1jax.models import families, hub_read, hub_source
 from r1jax.models import fp8 as fp8_lib
 from r1jax.models.config import ModelConfig
 from r1jax.models.hub_rules import Rule
@@ -104,7 +104,7 @@ def export(
 
 
 def _base_config(base):
-  return {} if base is None else hub_read.read_json_config(base)
+  return {} if base is None else hub_source.read_json_config(base)
 
 
 def _family(config, said):
@@ -149,7 +149,7 @@ def _write_shards(path, tensors, leaves, max_bytes, is_fp8):
   for number, shard in enumerate(shards, 1):
     file = f"model-{number:05}-of-{len(shards):05}.safetensors"
     if len(shards) == 1:
-      file = hub_read.SINGLE
+      file = hub_source.SINGLE
     arrays: dict[str, np.ndarray] = {}
     for tensor in shard:
       value = _fetch(leaves[tensor.rule.ours], tensor.index)
@@ -163,7 +163,7 @@ def _write_shards(path, tensors, leaves, max_bytes, is_fp8):
       safetensors.numpy.save_file(arrays, path / file, {"format": "pt"})
   if len(shards) > 1 and jax.process_index() == 0:
     index = {"metadata": {"total_size": total}, "weight_map": where}
-    _write_json(path / hub_read.INDEX, index)
+    _write_json(path / hub_source.INDEX, index)
 
 
 def _fetch(leaf, index) -> np.ndarray:
@@ -207,7 +207,7 @@ def _write_configs(path, config, family, said, is_fp8, token_ids):
   ids = {k: said[k] for k in _TOKEN_IDS if said.get(k) is not None}
   ids |= token_ids
   generation = path / "generation_config.json"
-  settings = hub_read.read_json(generation) if generation.exists() else ids
+  settings = hub_source.read_json(generation) if generation.exists() else ids
   _write_json(generation, settings | token_ids)
   longest = MAX_POSITIONS
   if scaling := config.rope_scaling:

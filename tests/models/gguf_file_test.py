@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from r1jax.models import gguf_file, hub, hub_read, layers
+from r1jax.models import gguf_file, hub, hub_source, layers
 from r1jax.models.config import RopeScaling
 from tests import small
 from tests.models import gguf_writer, parity
@@ -36,7 +36,7 @@ def model(config):
     folder = pathlib.Path(directory, "folder")
     hub.export(folder, config, *weights)
     hf = json.loads((folder / "config.json").read_text())
-    source = hub_read.open_source(folder)
+    source = hub_source.open_source(folder)
     return weights, hf, {n: source.read(n) for n in source.names()}
 
 

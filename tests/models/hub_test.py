@@ -11,7 +11,7 @@ import safetensors.numpy
 from absl.testing import absltest, parameterized
 
 from r1jax import tree
-from r1jax.models import fp8, hub, hub_read
+from r1jax.models import fp8, hub, hub_source
 from tests import small
 from tests.models import parity
 
@@ -34,7 +34,7 @@ def weights_of(config):
 
 def read(folder):
   """(config.json, tensors) of a folder in several files."""
-  source = hub_read.Safetensors(sorted(folder.glob("model-*.safetensors")))
+  source = hub_source.Safetensors(sorted(folder.glob("model-*.safetensors")))
   tensors = {name: source.read(name) for name in source.names()}
   return json.loads((folder / "config.json").read_text()), tensors
 
@@ -102,7 +102,7 @@ class RoundTripTest(FolderTest):
     (base / "generation_config.json").write_text(json.dumps(settings))
     (base / "tokenizer.json").write_text("{}")
     self.export(base=base, token_ids=dict(eos_token_id=7))
-    index = json.loads((self.folder / hub_read.INDEX).read_text())
+    index = json.loads((self.folder / hub_source.INDEX).read_text())
     hf, tensors = read(self.folder)
     self.assertEqual(set(index["weight_map"]), set(tensors))
     size = sum(value.nbytes for value in tensors.values())
@@ -167,7 +167,7 @@ class MemoryTest(FolderTest):
 class BadInputTest(FolderTest):
   def break_file(self, name, change):
     """Rewrites the file of a tensor with the change made to its tensors."""
-    index = self.folder / hub_read.INDEX
+    index = self.folder / hub_source.INDEX
     where = json.loads(index.read_text())["weight_map"]
     file = self.folder / where[name]
     tensors = safetensors.numpy.load_file(file)
@@ -191,7 +191,7 @@ class BadInputTest(FolderTest):
     self.export()
     file = sorted(self.folder.glob("model-*"))[1]
     file.unlink()
-    where = json.loads((self.folder / hub_read.INDEX).read_text())
+    where = json.loads((self.folder / hub_source.INDEX).read_text())
     names = [k for k, v in where["weight_map"].items() if v == file.name]
     self.expect(file, "is missing", names[0])
 
@@ -203,7 +203,7 @@ class BadInputTest(FolderTest):
 
   def test_a_tensor_that_its_file_lacks(self):
     self.export()
-    index = self.folder / hub_read.INDEX
+    index = self.folder / hub_source.INDEX
     where = json.loads(index.read_text())["weight_map"]
     name = "model.norm.weight"
     file = next(v for v in where.values() if v != where[name])
@@ -284,8 +284,8 @@ class BadInputTest(FolderTest):
 
   def test_a_gap_between_what_the_file_had_and_has(self):
     self.export(max_shard_bytes=1 << 30)
-    source = hub_read.open_source(self.folder)
-    file = self.folder / hub_read.SINGLE
+    source = hub_source.open_source(self.folder)
+    file = self.folder / hub_source.SINGLE
     file.write_bytes(file.read_bytes()[:-1])
     with self.assertRaisesRegex(ValueError, f"{file} ends inside of"):
       source.read(source.names()[-1])
