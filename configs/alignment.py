@@ -28,7 +28,7 @@ from the first step on, which the paper found to be hacked.
 
 from ml_collections import ConfigDict
 
-from configs import common, zero
+from configs import common, real, zero
 
 KINDS = ("reasoning", "helpful", "safety")
 
@@ -59,6 +59,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.sampling.temperature = 0.7
   config.optimizer.schedule.name = "linear"
   config.eval_data = common.suites()
+  if preset in real.MACHINES:
+    # 1,700 updates, general prompts in the last 400; 16 a round.
+    config.template = dict.fromkeys(KINDS, "chat-think")
+    config.data = real.all_questions()
+    config.eval_data = real.suites()
+    config.loss.update(clip_low=10.0, clip_high=10.0)
+    config.optimizer.schedule.name = "constant"
+    if not smoke:
+      config.rounds, config.general_from_round = 106, 81
   if smoke:
     config.general_from_round = 1
   return common.apply(config, overrides)

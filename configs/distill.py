@@ -1,10 +1,12 @@
 """Distillation: SFT of a small dense base on the samples of R1.
 
   python -m r1jax.main --config=configs/distill.py:data.path=FILE
+  python -m r1jax.main --config=configs/distill.py:qwen2.5-32b,data.path=FILE
 
 where FILE is data.jsonl of a run of configs/distill_data.py from R1. The
 student is that of configs/student_base.py in runs/student-base-tiny-dense,
-or of the variant safetensors=FILE.
+or of the variant safetensors=FILE; of the second command a published base,
+at the paper's rate for it (configs/real.py).
 
 Hardware: two CPU cores. Time and result: EXPERIMENTS.md, "Distillation".
 
@@ -45,4 +47,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if preset in real.MACHINES:
     config.optimizer.learning_rate = real.MACHINES[preset].student_lr
     config.sequences_per_round = 64
+    config.data.path = "runs/distill-data-deepseek-v3/data.jsonl"
   return common.apply(config, overrides)

@@ -3,8 +3,10 @@
   python -m r1jax.main --config=configs/evaluate.py
   python -m r1jax.main --config=configs/evaluate.py:checkpoint=runs/zero-tiny
   python -m r1jax.main --config=configs/evaluate.py:safetensors=FILE
+  python -m r1jax.main --config=configs/evaluate.py:qwen2.5-7b,hub=DIR
 
-The first command measures the bundled base.
+The first command measures the bundled base, the last a published model, on
+mathematics (configs/real.py).
 
 Suites: `countdown` and `programs` are held-out reasoning; `how_to` and
 `safety` general prompts that are held out, which the tools of their verbs

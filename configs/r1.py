@@ -8,6 +8,11 @@ starts from (None: those that its config names), and what else it takes from
 the stages before it. `stages=zero+traces` runs these and what they need;
 `seed=3` is every stage's seed; `zero.rounds=80` sets a field of one stage.
 
+  python -m r1jax.main --config=configs/r1.py:qwen2.5-7b,student=qwen2.5-1.5b
+
+is the chain of a published model and its student (configs/real.py): without
+the stages that only the miniature has.
+
 DeepSeek-R1 (arXiv:2501.12948), figure 2 and §2: each stage's own file says
 what of it is the paper's. Hardware: two CPU cores, 32 to 36 minutes beside
 another chain. Result: EXPERIMENTS.md, "The whole chain, three seeds".
@@ -19,7 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, models
+from configs import common, models, real
 
 STAGES = (
   ("zero", "zero", None, {}),
@@ -71,10 +76,35 @@ STAGES = (
 )
 
 
+# What only the miniature has: ablations, and a student made from nothing.
+MINIATURE = (
+  *("traces_base", "reasoning_no_language", "student_base", "student_rl"),
+  *("eval_no_language", "eval_student_base", "eval_student_rl"),
+)
+
+
+def stages(preset: str, student: str) -> list[tuple]:
+  """The entries of STAGES for a preset, and of a real one for its student."""
+  if preset not in real.MACHINES:
+    return list(STAGES)
+  return [
+    (
+      name,
+      file.replace("tiny-dense", student),
+      None if init in MINIATURE else init,
+      {k: v for k, v in inputs.items() if v.split("/")[0] not in MINIATURE},
+    )
+    for name, file, init, inputs in STAGES
+    if name not in MINIATURE
+  ]
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `smoke` and those above are variants."""
   preset, smoke, overrides = common.parse(arg)
-  names = [name for name, *_ in STAGES]
+  student = overrides.pop("student", "qwen2.5-math-1.5b")
+  table = stages(preset, student)
+  names = [name for name, *_ in table]
   chosen = overrides.pop("stages", None)
   words = ["smoke"] if smoke else []
   config = ConfigDict()
@@ -87,7 +117,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if name not in own or not field:
       raise ValueError(f"config.{key} is unknown.")
     own[name].append(f"{field}={value}")
-  wanted = set(names if chosen is None else _needed(chosen.split("+")))
+  wanted = set(names if chosen is None else _needed(chosen.split("+"), table))
   config.stages = [
     dict(
       stage=name,
@@ -95,7 +125,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       init=init,
       inputs=inputs,
     )
-    for name, file, init, inputs in STAGES
+    for name, file, init, inputs in table
     if name in wanted
   ]
   return config.lock()
@@ -111,9 +141,9 @@ def _config(file: str, preset: str, words: list[str]) -> ConfigDict:
   return module.get_config(",".join([*own, *words]))
 
 
-def _needed(names: list[str]) -> Iterator[str]:
+def _needed(names: list[str], rows: list[tuple]) -> Iterator[str]:
   """These stages and all that they take something from."""
-  table: dict[str, Any] = {name: rest for name, *rest in STAGES}
+  table: dict[str, Any] = {name: rest for name, *rest in rows}
   while names:
     name = names.pop()
     if name not in table:

@@ -8,6 +8,10 @@ the questions are files below `data/`, which are yours to put there:
   data/gsm8k/train.jsonl, test.jsonl     question, answer with #### NUMBER
   data/math/train.jsonl, test.jsonl      problem, solution with \\boxed{}
   data/dapo-math-17k.parquet             as published
+  data/general.jsonl                     id, question, meta.prompt_set
+                                         helpful or safety
+  data/pairs/train.jsonl, test.jsonl     question, chosen, rejected
+  data/labels/train.jsonl, test.jsonl    question, response, is_safe
 
 Other places: `data.parts.0.path=FILE`, `eval_data.0.path=FILE`. Another mesh:
 `mesh.fsdp=4,rows_per_microbatch=4`. What was measured with any of these
@@ -96,6 +100,15 @@ def questions() -> dict:
   )
 
 
+def all_questions() -> dict:
+  """Those, and general prompts."""
+  data = questions()
+  data["parts"].append(
+    dict(name="jsonl", path="data/general.jsonl", verifier="none")
+  )
+  return data
+
+
 def suites() -> list[dict]:
   """The same, held out."""
   return [
@@ -128,6 +141,15 @@ def real(
   _weights(config, preset, machine)
   del config.template
   config.template = template
+  if config.job != "reward_model":
+    _prompts(config, preset, machine, smoke)
+  _JOBS[config.job](config, preset, smoke)
+
+
+def _prompts(
+  config: ConfigDict, preset: str, machine: Machine, smoke: bool
+) -> None:
+  """Fields of what samples: lengths, slots, graders, suites."""
   room = machine.positions - MAX_PROMPT_TOKENS
   config.max_prompt_tokens = MAX_PROMPT_TOKENS
   config.max_response_tokens = min(MAX_RESPONSE_TOKENS, room)
@@ -140,7 +162,6 @@ def real(
   if smoke:
     config.max_response_tokens = 256
     config.sampling.slots = 16
-  _JOBS[config.job](config, preset, smoke)
 
 
 def _weights(config: ConfigDict, preset: str, machine: Machine) -> None:
@@ -152,7 +173,7 @@ def _weights(config: ConfigDict, preset: str, machine: Machine) -> None:
     config.model.param_dtype = "float32"
 
 
-def _updates(config: ConfigDict, preset: str, row_tokens: int) -> None:
+def _updates(config: ConfigDict, row_tokens: int) -> None:
   """Fields of what trains on packed rows."""
   config.row_tokens = row_tokens
   mesh = config.mesh
@@ -169,7 +190,7 @@ def _grpo(config: ConfigDict, preset: str, smoke: bool) -> None:
   DeepSeek-R1 (arXiv:2501.12948), supplement, B.4.1; 10,400 updates.
   """
   rows = config.max_prompt_tokens + config.max_response_tokens
-  _updates(config, preset, rows)
+  _updates(config, rows)
   config.optimizer.learning_rate = 3e-6
   config.rounds = 650
   config.questions_per_round = 512
@@ -203,15 +224,34 @@ def _lm(config: ConfigDict, preset: str, smoke: bool) -> None:
 
   DeepSeek-R1 (arXiv:2501.12948), supplement, B.4.2; context 32,768.
   """
-  _updates(config, preset, min(SFT_TOKENS, MACHINES[preset].positions))
+  _updates(config, min(SFT_TOKENS, MACHINES[preset].positions))
   config.sequences_per_round = 128
   config.epochs = 2.0
   config.optimizer.learning_rate = 5e-5
+  path = config.data.path.replace("tiny", preset)
+  config.data = dict(name="responses", path=path)
   config.eval_every_rounds = 0
   if preset == "smollm2-135m":
     config.row_tokens = 1024
   if smoke:
     config.epochs = 0.1
+
+
+def _reward_model(config: ConfigDict, preset: str, smoke: bool) -> None:
+  """As in the paper, §3.1: 8,192 tokens, batches of 256, one epoch at 6e-6."""
+  is_pairs = config.loss.name == "pairwise"
+  config.max_tokens = min(8192, MACHINES[preset].positions)
+  config.overlong = "drop"
+  _updates(config, config.max_tokens * (2 if is_pairs else 1))
+  config.records_per_round = 256
+  config.optimizer.learning_rate = 6e-6
+  kind = "pairs" if is_pairs else "labels"
+  config.data = dict(name=f"{kind}_jsonl", path=f"data/{kind}/train.jsonl")
+  config.eval_records = [
+    dict(name=f"{kind}_jsonl", path=f"data/{kind}/test.jsonl", suite="held_out")
+  ]
+  if smoke:
+    config.epochs = 0.01
 
 
 def _generate(config: ConfigDict, preset: str, smoke: bool) -> None:
@@ -245,4 +285,10 @@ def _evaluate(config: ConfigDict, preset: str, smoke: bool) -> None:
     sampled.update(samples_per_question=4, questions=2)
 
 
-_JOBS = {"grpo": _grpo, "lm": _lm, "generate": _generate, "evaluate": _evaluate}
+_JOBS = {
+  "grpo": _grpo,
+  "lm": _lm,
+  "reward_model": _reward_model,
+  "generate": _generate,
+  "evaluate": _evaluate,
+}

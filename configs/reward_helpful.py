@@ -27,7 +27,7 @@ does instead:
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -63,4 +63,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
   ]
   if smoke:
     common.small_reward_model(config)
+  real.real(config, preset, smoke)
   return common.apply(config, overrides)

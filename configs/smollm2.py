@@ -67,8 +67,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if smoke:
     config.template = "miniature"
     config.max_prompt_tokens = 160
-  config.row_tokens = config.max_prompt_tokens + config.max_response_tokens
-  config.rows_per_microbatch = 16
+  config.row_tokens = 384  # Of five or six responses, each with its prompt.
+  config.rows_per_microbatch = 2
   config.rounds = 3 if smoke else 20 if "think" in own else 100
   config.questions_per_round = config.samples_per_question = 4 if smoke else 8
   config.kl.coef = 0.0  # No reference, which would take 540 MB and a sixth.

@@ -1,6 +1,9 @@
 """R1-Zero: pure RL from the base, on accuracy and format alone.
 
   python -m r1jax.main --config=configs/zero.py
+  python -m r1jax.main --config=configs/zero.py:qwen2.5-1.5b
+
+The second is a published model's, in the paper's numbers: configs/real.py.
 
 Hardware: two CPU cores. Time and result: EXPERIMENTS.md, "R1-Zero in
 miniature, five seeds".
@@ -28,7 +31,7 @@ from configs import common, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The config; `smoke` is a variant."""
+  """The config; presets, `hub=DIR` and `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg)
   config = common.training(common.miniature(preset))
   config.name = f"zero-{preset}"

@@ -197,6 +197,7 @@ class RealTest(parameterized.TestCase):
   STAGES = (
     *("zero", "traces", "cold_start", "reasoning", "rejection", "sft"),
     *("distill_data", "distill", "student_rl", "evaluate"),
+    *("reward_helpful", "reward_safety", "alignment"),
   )
 
   @parameterized.parameters(*STAGES)
@@ -211,6 +212,23 @@ class RealTest(parameterized.TestCase):
         self.assertEqual(
           config.model.d_model, models.get_config(preset).d_model
         )
+
+  def test_the_chain_of_a_published_model(self):
+    for words in ("qwen2.5-7b", "qwen2.5-7b,smoke"):
+      config = get_config("configs.r1", f"{words},student=qwen2.5-0.5b")
+      config_check.check(config)
+      by_name = {stage["stage"]: stage for stage in config.stages}
+      self.assertNotIn("student_base", by_name)
+      for name, stage in by_name.items():
+        is_student = name in ("distill", "eval_distill")
+        width = 896 if is_student else 3584
+        self.assertEqual(stage["config"].model.d_model, width, name)
+        self.assertEqual(stage["config"].init.name, "hub")
+      self.assertIsNone(by_name["distill"]["init"])
+      self.assertEqual(
+        by_name["cold_start"]["inputs"],
+        {"data.path": "traces/data.jsonl"},
+      )
 
   def test_all_published_presets_have_a_machine(self):
     own = {"tiny", "tiny-dense", "bench-tiny"}
