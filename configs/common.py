@@ -217,6 +217,7 @@ def sft(config: ConfigDict) -> ConfigDict:
   config.init = dict(name="bundled")
   config.loss_on = "response"
   config.weighting = dict(name="token_mean")
+  config.mtp_coef = 0.0
   config.rounds = 0
   config.epochs = 2.0
   config.sequences_per_round = 64

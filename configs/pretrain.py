@@ -18,6 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data = dict(name="miniature", seed=0)
   config.loss_on = "all"
   config.weighting = dict(name="token_mean")
+  config.mtp_coef = 0.0
   config.rounds = 5000
   config.epochs = 0.0
   config.sequences_per_round = 64

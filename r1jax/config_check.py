@@ -273,6 +273,15 @@ def _rounds_or_epochs(config: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def _mtp_to_train(config: dict[str, Any]) -> Iterator[str]:
+  coef = config["mtp_coef"]
+  if coef and not config["model"].get("num_mtp_layers"):
+    yield (
+      f"config.mtp_coef is {coef}, but config.model.num_mtp_layers is 0. Set "
+      "it to 0.0, or num_mtp_layers to 1."
+    )
+
+
 def _records_are_held_out(config: dict[str, Any]) -> Iterator[str]:
   every, suites = config["eval_every_rounds"], config["eval_records"]
   if every and not suites:
@@ -312,7 +321,12 @@ _EVALUATION_RULES = [
   _greedy_once,
 ]
 RULES: dict[str, list[Callable[[dict[str, Any]], Iterator[str]]]] = {
-  "lm": [_rounds_or_epochs, _mesh_divides_rows, *_EVALUATION_RULES],
+  "lm": [
+    _rounds_or_epochs,
+    _mesh_divides_rows,
+    _mtp_to_train,
+    *_EVALUATION_RULES,
+  ],
   "distill": [_rounds_or_epochs, _mesh_divides_rows, *_EVALUATION_RULES],
   "on_policy_distill": [
     _mesh_divides_rows,

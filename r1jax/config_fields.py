@@ -162,6 +162,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "sequences_per_round": schema.integer(1),
     "loss_on": schema.one_of("all", "response"),
     "weighting": _WEIGHTING,
+    "mtp_coef": schema.number(0.0),  # Of multi-token prediction's loss.
     "sampling": _SLOTS,
   },
   "grpo": {

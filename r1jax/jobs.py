@@ -33,6 +33,7 @@ from r1jax import (
 )
 from r1jax import run as run_lib
 from r1jax.data import readable, sources
+from r1jax.models import mtp
 from r1jax.stages import distill, grpo, lm, reward_model
 
 
@@ -128,7 +129,10 @@ def _lm(run: run_lib.Run) -> None:
   weigh = _choice(config, "weighting", weighting.WEIGHTINGS)
   documents = experiment.documents(config, run.tokenizer)
   model = policy.make(
-    run.dims, temperature=1.0, with_balance=config.balance_coef > 0
+    run.dims,
+    temperature=1.0,
+    with_balance=config.balance_coef > 0,
+    with_mtp=config.mtp_coef > 0,
   )
   rows = sharding.rows(run.mesh)
 
@@ -142,6 +146,7 @@ def _lm(run: run_lib.Run) -> None:
       row_tokens=config.row_tokens,
       rows=config.rows_per_microbatch,
       balance_coef=config.balance_coef,
+      mtp_coef=config.mtp_coef,
     )
 
   training.train(
@@ -152,6 +157,7 @@ def _lm(run: run_lib.Run) -> None:
     rounds=experiment.rounds(config),
     updates_per_round=1,
     data_digest=experiment.digest_of(documents(0)),
+    frozen=() if config.mtp_coef else (mtp.NAME,),
   )
 
 

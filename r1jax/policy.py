@@ -30,11 +30,15 @@ class Scores(NamedTuple):
     entropy_BT: Of the distribution that token t was drawn from; carries
       no gradient.
     report: The MoE layers' routing, or None.
+    mtp_logprobs_BT: log p(token t | tokens before t - 1, and that one) by
+      multi-token prediction, 0 on a sequence's second token too; None
+      where it is not run.
   """
 
   logprobs_BT: jax.Array
   entropy_BT: jax.Array
   report: Report | None
+  mtp_logprobs_BT: jax.Array | None = None
 
 
 # (student's params, its buffers, batch with a teacher) -> (Scores,
@@ -57,7 +61,11 @@ class Policy(NamedTuple):
 
 
 def make(
-  config: ModelConfig, *, temperature: float, with_balance: bool = False
+  config: ModelConfig,
+  *,
+  temperature: float,
+  with_balance: bool = False,
+  with_mtp: bool = False,
 ) -> Policy:
   """The policy of a model at a temperature.
 
@@ -66,16 +74,18 @@ def make(
     temperature: Divides the logits, in training and in sampling alike; 0
       samples the likeliest token and scores at 1.
     with_balance: Whether the report holds the balance loss.
+    with_mtp: Whether multi-token prediction is scored.
   """
+  forward = functools.partial(_forward, config, with_balance, with_mtp=with_mtp)
   return Policy(
     functools.partial(_init, config),
-    functools.partial(_logprobs, config, temperature or 1.0, with_balance),
+    functools.partial(_logprobs, forward, temperature or 1.0),
     functools.partial(_programs, config, temperature),
   )
 
 
 def _init(config: ModelConfig, key: jax.Array) -> tuple[Params, Params]:
-  model = transformer.Transformer(config)
+  model = transformer.Transformer(config, with_mtp=config.num_mtp_layers > 0)
   ones_BT = jnp.ones((1, 2), jnp.int32)
   context = Context(ones_BT, packed_mask(ones_BT), ones_BT)
 
@@ -114,23 +124,30 @@ def _programs(
 
 
 def _logprobs(
-  config: ModelConfig,
+  forward: Callable,
   temperature: float,
-  with_balance: bool,
   params: Params,
   buffers: Params,
   batch: Batch,
 ) -> Scores:
-  out, head = _forward(config, with_balance, params, buffers, batch)
+  out, head = forward(params, buffers, batch)
+  mtp_BT, mask_BT = None, batch.mask_BT
+  if out.mtp_BTD is not None:
+    further_BT = mask_BT & (batch.positions_BT > 1)
+    mtp_BT, _ = _score_tokens(
+      head, out.mtp_BTD, batch.tokens_BT, further_BT, temperature
+    )
   logprobs_BT, entropy_BT = _score_tokens(
-    head, out.hidden_BTD, batch.tokens_BT, batch.mask_BT, temperature
+    head, out.hidden_BTD, batch.tokens_BT, mask_BT, temperature
   )
-  return Scores(logprobs_BT, entropy_BT, out.report)
+  return Scores(logprobs_BT, entropy_BT, out.report, mtp_BT)
 
 
-def _forward(config, with_balance, params, buffers, batch):
+def _forward(config, with_balance, params, buffers, batch, with_mtp=False):
   """(output, head) of a model on a batch."""
-  model = transformer.Transformer(config, with_balance=with_balance)
+  model = transformer.Transformer(
+    config, with_balance=with_balance, with_mtp=with_mtp
+  )
   variables = {"params": params, "buffers": buffers}
   context = Context(
     batch.positions_BT, packed_mask(batch.segments_BT), batch.segments_BT

@@ -7,7 +7,7 @@ again is the unbroken run.
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -103,6 +103,7 @@ def make_update(
   optimizer: optax.GradientTransformation,
   bias_rate: float,
   state: TrainState | None = None,
+  frozen: Sequence[str] = (),
 ) -> Update:
   """The programs: the gradient is summed over microbatches, then applied.
 
@@ -112,6 +113,7 @@ def make_update(
     bias_rate: Of `moe.update_bias`.
     state: Where its arrays lie, what the programs return will lie; None
       leaves it to the compiler, which is the same on one device.
+    frozen: Names of parameters that keep their bits, decay or not.
   """
 
   def accumulate(params, buffers, grads, batch):
@@ -124,11 +126,10 @@ def make_update(
     changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
     buffers = state.buffers
     if load_LE is not None and bias_rate:
-      buffers = jax.tree.map(
-        lambda bias_LE: moe.update_bias(bias_LE, load_LE, bias_rate), buffers
-      )
+      buffers = moe.update_buffers(buffers, load_LE, bias_rate)
+    kept = {k: v for k, v in state.params.items() if k in frozen}
     return state._replace(
-      params=optax.apply_updates(state.params, changes),
+      params=optax.apply_updates(state.params, changes) | kept,
       buffers=buffers,
       opt_state=opt_state,
       updates=state.updates + 1,

@@ -1,7 +1,7 @@
 """A training job: first weights or the newest checkpoint, loop, export."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import logging
@@ -19,7 +19,7 @@ from r1jax import (
 from r1jax import run as run_lib
 from r1jax import train as loop_lib
 from r1jax.data import tokenizer as tokenizer_lib
-from r1jax.models import store
+from r1jax.models import mtp, store
 from r1jax.types import Params, Stage
 
 EXPORT = "params.safetensors"
@@ -37,12 +37,14 @@ def train(
   load_weights: Callable[..., tuple[Params, Params]] = experiment.weights,
   evaluate: Callable[..., dict[str, float]] | None = None,
   notes: dict[str, Any] | None = None,
+  frozen: Sequence[str] = (mtp.NAME,),
 ) -> None:
   """Trains a stage, from the newest checkpoint if there is one.
 
   `load_weights` gives (config, model, mesh) -> the first (params, buffers);
   `evaluate` is config.eval_data's where it is None; `notes` go into the
-  run card and into the exported file.
+  run card and into the exported file; `frozen` are parameters that keep
+  their bits.
   """
   config, workdir = run.config, run.workdir
   total_updates = rounds * updates_per_round
@@ -78,7 +80,7 @@ def train(
     evaluate or run_lib.evaluator(run),
   )
   update = loop_lib.make_update(
-    stage, optimizer, config.router_bias_rate, state
+    stage, optimizer, config.router_bias_rate, state, frozen
   )
   state = loop_lib.run(
     stage, update, state, schedule, loop, checkpointer, writer, first_round

@@ -99,6 +99,7 @@ def make_config(job):
         "sequences_per_round": 64,
         "loss_on": "all",
         "weighting": {"name": "token_mean"},
+        "mtp_coef": 0.0,
       }
     )
   elif job == "reward_model":

@@ -50,7 +50,7 @@ class ModelConfig:
     router_groups, router_topk_groups: Group-limited routing; 1 turns it
       off.
     router_bias: Whether selection adds a bias that has no gradient.
-    num_mtp_layers: Multi-token prediction; only 0 is built.
+    num_mtp_layers: Multi-token prediction, 0 or 1 module.
     remat: What the backward pass recomputes of a layer.
     scan_unroll: Layers a step of the scan over layers; more compile
       longer and store less between layers.
@@ -162,8 +162,8 @@ def _problems(c: ModelConfig):
       )
   if c.scan_unroll < 1:
     yield f"scan_unroll is {c.scan_unroll}; it must be 1 or more."
-  if c.num_mtp_layers:
-    yield f"num_mtp_layers is {c.num_mtp_layers}; only 0 is built."
+  if c.num_mtp_layers not in (0, 1):
+    yield f"num_mtp_layers is {c.num_mtp_layers}; only 0 and 1 are built."
   if not 0 <= c.num_dense_layers <= c.num_layers:
     yield (
       f"num_dense_layers is {c.num_dense_layers}, "

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r1jax.models import mtp
 from r1jax.models.attention import Context
 from r1jax.models.config import ModelConfig
 from r1jax.models.moe import Report
@@ -28,7 +29,9 @@ class RewardModel(nn.Module):
   def setup(self):
     """Declares the parameters."""
     # With tied embeddings the decoder declares no vocabulary head.
-    config = dataclasses.replace(self.config, tie_embeddings=True)
+    config = dataclasses.replace(
+      self.config, tie_embeddings=True, num_mtp_layers=0
+    )
     self.decoder = Transformer(config, with_balance=self.with_balance)
     # Scores start near 0: hidden states are of size sqrt(d_model).
     init = nn.initializers.normal(1 / config.d_model)
@@ -54,11 +57,15 @@ def from_policy(
   """(params, buffers) of the reward model on a policy's decoder.
 
   Args:
-    params, buffers: The policy's; its vocabulary head is left behind.
+    params, buffers: The policy's; its vocabulary head and multi-token
+      prediction are left behind.
     head_D: Of a fresh reward model.
   """
-  decoder = {name: part for name, part in params.items() if name != "head"}
+  decoder, inside = (
+    {k: part for k, part in tree.items() if k not in ("head", mtp.NAME)}
+    for tree in (params, buffers)
+  )
   return (
     {DECODER: decoder, HEAD: head_D},
-    {DECODER: buffers} if buffers else {},
+    {DECODER: inside} if inside else {},
   )

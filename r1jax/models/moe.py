@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from r1jax.models.attention import Context
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import MLP
+from r1jax.types import Params
 
 MAX_BLOCK_TOKENS = 64
 
@@ -297,3 +298,25 @@ def update_bias(
   """
   mean_L1 = jnp.mean(load_LE, axis=-1, keepdims=True)
   return bias_LE + rate * jnp.sign(mean_L1 - load_LE)
+
+
+def update_buffers(buffers: Params, load_LE: jax.Array, rate: float) -> Params:
+  """The buffers, every router's bias moved by `update_bias`.
+
+  Args:
+    buffers: Of the decoder, or of a model around it.
+    load_LE: Of the MoE layers; one row more is multi-token prediction's,
+      whose bias stays where there is none.
+    rate: Of `update_bias`.
+  """
+
+  def update(bias):
+    if bias.ndim == 2:
+      return update_bias(bias, load_LE[: len(bias)], rate)
+    if len(load_LE) == layers:
+      return bias
+    return update_bias(bias[None], load_LE[-1:], rate)[0]
+
+  leaves = jax.tree.leaves(buffers)
+  layers = sum(len(bias) for bias in leaves if bias.ndim == 2)
+  return jax.tree.map(update, buffers)

@@ -6,13 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from r1jax.models.attention import Context, GroupedQueryAttention
+from r1jax.models import mtp as mtp_lib
+from r1jax.models.attention import Context
+from r1jax.models.block import rematerialized
 from r1jax.models.config import ModelConfig
-from r1jax.models.layers import MLP, RMSNorm
-from r1jax.models.mla import LatentAttention
-from r1jax.models.moe import MoE, Report
+from r1jax.models.layers import RMSNorm
+from r1jax.models.moe import Report
 
-ATTENTIONS = {"gqa": GroupedQueryAttention, "mla": LatentAttention}
 STACKS = ("dense_layers", "moe_layers")
 
 
@@ -22,40 +22,16 @@ class Output(NamedTuple):
   Attributes:
     hidden_BTD: After the final norm; entry t has seen tokens up to t.
     caches: By stack, each layer's cache; None unless asked for.
-    report: The MoE layers' reports, stacked on a first axis L, or None.
+    report: The MoE layers' reports, stacked on a first axis L, or None;
+      multi-token prediction's comes last, where it is run.
+    mtp_BTD: What multi-token prediction gives the head; entry t has seen
+      tokens up to t and predicts t + 1. None where it is not run.
   """
 
   hidden_BTD: jax.Array
   caches: dict[str, Any] | None
   report: Report | None
-
-
-class Block(nn.Module):
-  """x + attention(norm(x)), then the same with the MLP or experts."""
-
-  config: ModelConfig
-  is_moe: bool
-  keep_cache: bool
-  with_balance: bool
-  moe_impl: str
-
-  @nn.compact
-  def __call__(self, x_BTD, inputs, context):
-    """(x_BTD, (cache, report)) from x and its (cache, replay)."""
-    c = self.config
-    cache, replay_BTP = inputs
-    normed_BTD = RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
-    attention = ATTENTIONS[c.attention](c, name="attention")
-    y_BTD, cache = attention(normed_BTD, context, cache)
-    x_BTD = x_BTD + y_BTD
-    normed_BTD = RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
-    report = None
-    if self.is_moe:
-      moe = MoE(c, self.with_balance, self.moe_impl, name="moe")
-      y_BTD, report = moe(normed_BTD, context, replay_BTP)
-    else:
-      y_BTD = MLP(c, c.d_ff, name="mlp")(normed_BTD)
-    return x_BTD + y_BTD, (cache if self.keep_cache else None, report)
+  mtp_BTD: jax.Array | None = None
 
 
 class Transformer(nn.Module):
@@ -68,6 +44,7 @@ class Transformer(nn.Module):
     keep_cache: Whether the output has caches.
     with_balance: Whether the balance loss is computed.
     moe_impl: Overrides config.moe_impl.
+    with_mtp: Whether multi-token prediction is run.
   """
 
   config: ModelConfig
@@ -75,6 +52,7 @@ class Transformer(nn.Module):
   keep_cache: bool = False
   with_balance: bool = False
   moe_impl: str = ""
+  with_mtp: bool = False
 
   def setup(self):
     """Declares the parameters."""
@@ -97,6 +75,8 @@ class Transformer(nn.Module):
     self.dense_layers = self._stack(False, c.num_dense_layers)
     self.moe_layers = self._stack(True, c.num_moe_layers)
     self.final_norm = RMSNorm(c.norm_eps)
+    if c.num_mtp_layers:
+      self.mtp = mtp_lib.MTP(c, self.with_balance, self.moe_impl or c.moe_impl)
 
   def _stack(self, is_moe, length):
     c = self.config
@@ -107,17 +87,9 @@ class Transformer(nn.Module):
       with_balance=self.with_balance,
       moe_impl=self.moe_impl or c.moe_impl,
     )
-    block = Block
-    if c.remat != "none":
-      policies = jax.checkpoint_policies
-      policy = policies.dots_with_no_batch_dims_saveable
-      block = nn.remat(
-        Block,
-        policy=policy if c.remat == "dots" else policies.nothing_saveable,
-        prevent_cse=self.unrolled,
-      )
     if not length:
       return []
+    block = rematerialized(c, prevent_cse=self.unrolled)
     if self.unrolled:
       return [block(**arguments) for _ in range(length)]
     return nn.scan(
@@ -148,7 +120,8 @@ class Transformer(nn.Module):
     """
     c = self.config
     dtype = jnp.dtype(c.compute_dtype)
-    x_BTD = jnp.take(self.embedding, tokens_BT, axis=0).astype(dtype)
+    embedded_BTD = jnp.take(self.embedding, tokens_BT, axis=0).astype(dtype)
+    x_BTD = embedded_BTD
     replay_LBTP = None
     if replay_BTLP is not None:
       replay_LBTP = replay_BTLP.transpose(2, 0, 1, 3)
@@ -161,8 +134,14 @@ class Transformer(nn.Module):
       x_BTD, (out_caches[name], report) = _run(
         layers, x_BTD, cache, replay, context, self.unrolled
       )
+    hidden_BTD, mtp_BTD = self.final_norm(x_BTD), None
+    if self.with_mtp:
+      mtp_BTD, more = self.mtp(embedded_BTD, hidden_BTD, context)
+      report = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b[None]]), report, more
+      )
     return Output(
-      self.final_norm(x_BTD), out_caches if self.keep_cache else None, report
+      hidden_BTD, out_caches if self.keep_cache else None, report, mtp_BTD
     )
 
   def logits(self, hidden_XD: jax.Array) -> jax.Array:

@@ -31,6 +31,7 @@ def make(
   row_tokens: int,
   rows: int,
   balance_coef: float,
+  mtp_coef: float = 0.0,
 ) -> Stage:
   """The stage.
 
@@ -38,6 +39,9 @@ def make(
     model: The policy to be trained.
     documents, put, loss_on, weigh, row_tokens, rows: As of `collector`.
     balance_coef: Of the sequence-wise balance loss.
+    mtp_coef: Of the loss of multi-token prediction, weighted alike; above
+      0 the model must score it. DeepSeek-V3 (arXiv:2412.19437), §4.2: 0.3,
+      later 0.1.
   """
 
   def loss_fn(params, buffers, batch):
@@ -48,6 +52,10 @@ def make(
     loss = jnp.sum(batch.weights_BT * token_loss_BT)
     sums, balance = common_sums(batch, scores)
     sums["train/loss"] = loss
+    if mtp_coef:
+      mtp_BT = batch.weights_BT * scores.mtp_logprobs_BT
+      sums["train/mtp_loss"] = -jnp.sum(mtp_BT)
+      loss += mtp_coef * sums["train/mtp_loss"]
     return loss + balance_coef * balance, Aux(sums, {})
 
   collect = collector(

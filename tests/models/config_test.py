@@ -87,7 +87,7 @@ class FromDictTest(parameterized.TestCase):
     (dict(param_dtype="float16"), "param_dtype is 'float16'. Known: float32"),
     (dict(compute_dtype="int8"), "compute_dtype is 'int8'. Known: float32"),
     (dict(scan_unroll=0), "scan_unroll is 0; it must be 1 or more"),
-    (dict(num_mtp_layers=1), "num_mtp_layers is 1; only 0 is built"),
+    (dict(num_mtp_layers=2), "num_mtp_layers is 2; only 0 and 1 are built"),
     (dict(num_dense_layers=4), "num_dense_layers is 4, outside 0 to .*=3"),
     (dict(kv_lora_rank=0), "attention is 'mla': set kv_lora_rank"),
     (dict(qk_rope_head_dim=3), "qk_rope_head_dim is 3; .* even"),
