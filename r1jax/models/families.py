@@ -8,6 +8,7 @@ and tensor names.
 from collections.abc import Mapping
 from typing import Any
 
+from r1jax.models import families_moe
 from r1jax.models.config import ModelConfig
 from r1jax.models.hub_rules import (
   Family,
@@ -176,6 +177,7 @@ FAMILIES: dict[str, Family] = {
     attention_bias=False,
     use_sliding_window=False,
   ),
+  **families_moe.FAMILIES,
 }
 
 

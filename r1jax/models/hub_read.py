@@ -1,6 +1,7 @@
 """Tensors of Hugging Face folders, read into sharded device arrays."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import itertools
 import os
@@ -11,12 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from r1jax import tree
 from r1jax.models import config as config_lib
 from r1jax.models import families, hub_source
 from r1jax.models.hub_rules import Rule
 from r1jax.types import Params
+
+_MTP = "params.mtp."  # Leaves of multi-token prediction.
 
 
 def load(
@@ -42,9 +46,14 @@ def load(
   source = hub_source.open_source(path)
   weights = {"params": params, "buffers": buffers}
   leaves = dict(zip(tree.names(weights), jax.tree.leaves(weights)))
+  ignored = family.ignored
+  if model.num_mtp_layers and not any(n.startswith(_MTP) for n in leaves):
+    logging.info("%s: multi-token prediction is left out.", path)
+    ignored = (*ignored, rf"model\.layers\.{model.num_layers}\..*")
+    model = dataclasses.replace(model, num_mtp_layers=0)
   rules = family.rules(model)
   check_leaves(rules, leaves, path)
-  plan = _plan(source, rules, family.ignored, path)
+  plan = _plan(source, rules, ignored, path)
   filled = _fill(source, plan, leaves, path)
   structure = jax.tree.structure(weights)
   weights = jax.tree.unflatten(structure, [filled[name] for name in leaves])
@@ -124,11 +133,14 @@ def _fill(source, plan, leaves, path) -> dict[str, jax.Array]:
       names.append(name)
   for name, (rule, index) in plan.items():
     other = first.get((rule.ours, index))
-    if rule.repeats and not _equal(source, name, other):
+    if not rule.repeats or _equal(source, name, other):
+      continue
+    if rule.exact:
       raise ValueError(
         f"{_file(source, name, path)}: {name} differs from {other}, which "
         "the model shares. Set tie_word_embeddings to false in config.json."
       )
+    logging.warning("%s differs from %s and is left out.", name, other)
   filled = _empty({plan[n][0].ours for n in names if plan[n][1]}, leaves)
   same = {n for n in names if source.dtype(n) == leaves[plan[n][0].ours].dtype}
   for name, value in _read_ahead(source, names, same):

@@ -26,6 +26,8 @@ class Rule(NamedTuple):
     experts: How many the leaf stacks on its next axis; 0 if none.
     repeats: True of a tensor that another rule's equals, in checkpoints
       that hold it twice. It may be lacking; where it is not, it is compared.
+    exact: Whether a repetition that differs is an error; else it is left
+      out, and a line is logged.
     exported: Whether `hub.export` writes it.
   """
 
@@ -37,6 +39,7 @@ class Rule(NamedTuple):
   layers: range | None = None
   experts: int = 0
   repeats: bool = False
+  exact: bool = True
   exported: bool = True
 
   def places(self) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -52,6 +52,38 @@ _YARN = dict(
   original_max_position_embeddings=64,
 )
 
+_LATENT = dict(
+  vocab_size=VOCAB,
+  hidden_size=24,
+  intermediate_size=32,
+  moe_intermediate_size=12,
+  num_hidden_layers=3,
+  num_attention_heads=4,
+  num_key_value_heads=4,
+  first_k_dense_replace=1,
+  kv_lora_rank=10,
+  qk_nope_head_dim=8,
+  qk_rope_head_dim=4,
+  v_head_dim=6,
+  n_routed_experts=8,
+  num_experts_per_tok=2,
+  n_shared_experts=2,
+  routed_scaling_factor=1.5,
+  max_position_embeddings=256,
+)
+_DEEPSEEK_YARN = dict(
+  rope_type="yarn",
+  rope_theta=10000.0,
+  factor=8.0,
+  original_max_position_embeddings=16,
+  beta_fast=4,
+  beta_slow=1,
+  mscale=0.707,
+  mscale_all_dim=0.9,
+)
+_V3 = dict(q_lora_rank=14, n_group=4, topk_group=2, num_mtp_layers=0)
+_MOONLIGHT = dict(q_lora_rank=None, n_group=1, topk_group=1, num_mtp_layers=0)
+
 
 class Model(NamedTuple):
   """A small model: the stem of its transformers classes and its settings."""
@@ -75,8 +107,28 @@ MODELS = {
   "qwen3-tied": Model(
     "Qwen3", _DENSE | dict(tie_word_embeddings=True, num_key_value_heads=4)
   ),
+  "deepseek-v3": Model(
+    "DeepseekV3", _LATENT | _V3 | dict(rope_parameters=_DEEPSEEK_YARN)
+  ),
+  "moonlight": Model("DeepseekV3", _LATENT | _MOONLIGHT),
+  "deepseek-v2": Model(
+    "DeepseekV2",
+    _LATENT
+    | dict(q_lora_rank=14, topk_method="group_limited_greedy")
+    | dict(n_group=4, topk_group=2, rope_parameters=_DEEPSEEK_YARN),
+  ),
+  "deepseek-v2-lite": Model("DeepseekV2", _LATENT | dict(q_lora_rank=None)),
+  "qwen3-moe": Model(
+    "Qwen3Moe",
+    _DENSE
+    | dict(moe_intermediate_size=12, num_experts=8, num_experts_per_tok=2)
+    | dict(norm_topk_prob=True),
+  ),
 }
-GOLDEN_MODELS = ("llama", "qwen2", "qwen3-tied")
+GOLDEN_MODELS = (
+  *("llama", "qwen2", "qwen3-tied"),
+  *("deepseek-v3", "deepseek-v2-lite", "qwen3-moe"),
+)
 
 
 def make(name: str) -> Any:
