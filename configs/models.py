@@ -226,6 +226,7 @@ def deepseek_v3() -> dict:
     router_groups=8,
     router_topk_groups=4,
     router_scale=2.5,
+    num_mtp_layers=1,
     rope_scaling=_yarn(1.0),
   )
 
