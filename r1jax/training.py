@@ -43,14 +43,12 @@ def train(
 
   `load_weights` gives (config, model, mesh) -> the first (params, buffers);
   `evaluate` is config.eval_data's where it is None; `notes` go into the
-  run card and into the exported file; `frozen` are parameters that keep
-  their bits.
+  run card and the exported file; `frozen` parameters keep their bits.
   """
   config, workdir = run.config, run.workdir
   total_updates = rounds * updates_per_round
-  checkpointer = checkpoint.Checkpointer(
-    os.path.join(workdir, "checkpoints"), keep=config.keep_checkpoints
-  )
+  saved = os.path.join(workdir, "checkpoints")
+  checkpointer = checkpoint.Checkpointer(saved, keep=config.keep_checkpoints)
   run.stack.callback(checkpointer.close)
   optimizer, schedule = optim.make(config.optimizer.to_dict(), total_updates)
   weights = load_weights(config, model, run.mesh)

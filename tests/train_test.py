@@ -127,6 +127,24 @@ class UpdateTest(parameterized.TestCase):
     )
     self.assertFalse(np.any(state.buffers["layers"]["router_bias"]))
 
+  def test_frozen_parameters_keep_their_bits_under_weight_decay(self):
+    optimizer = optax.adamw(0.1, weight_decay=0.5)
+    still = {"scale": jnp.array([-0.0, 1.0]), "kernel": jnp.array([[-3.0]])}
+    params = put({"x": jnp.array([1.0, 2.0]), "still": still})
+
+    def run(frozen):
+      state = train.initial_state(params, {}, optimizer, False)
+      state = jax.tree.map(jnp.copy, state)
+      stage = Stage(None, loss_fn)
+      update = train.make_update(stage, optimizer, 0.0, None, frozen)
+      return train.run_update(update, state, batches((3.0, 1.0)))[0].params
+
+    kept, decayed = run(("still",)), run(())
+    self.assertEqual(tree.digest(kept["still"]), tree.digest(still))
+    self.assertNotEqual(tree.digest(decayed["still"]), tree.digest(still))
+    np.testing.assert_array_equal(kept["x"], decayed["x"])
+    self.assertGreater(float(kept["x"][0]), 1.0)
+
   @parameterized.parameters(np.nan, np.inf)
   def test_nothing_is_applied_that_is_not_finite(self, bad):
     update = train.make_update(Stage(None, loss_fn), self.optimizer, 0.0)

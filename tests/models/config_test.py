@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
@@ -9,7 +11,9 @@ from tests import small
 
 
 def count(preset):
+  """Parameters, the routers' biases among them, without MTP's."""
   config = config_lib.from_dict(models.get_config(preset))
+  config = dataclasses.replace(config, num_mtp_layers=0)
   model = policy.make(config, temperature=1.0)
   return tree.count(jax.eval_shape(model.init, jax.random.key(0)))
 
@@ -55,8 +59,9 @@ class CountsTest(parameterized.TestCase):
     config = config_lib.from_dict(models.get_config("deepseek-v3"))
     model = policy.make(config, temperature=1.0)
     _, buffers = jax.eval_shape(model.init, jax.random.key(0))
-    (bias_LE,) = jax.tree.leaves(buffers)
+    bias_LE, mtp_E = jax.tree.leaves(buffers)
     self.assertEqual(bias_LE.shape, (58, 256))
+    self.assertEqual(mtp_E.shape, (256,))
     self.assertEqual(bias_LE.dtype, jnp.float32)
 
   def test_tiny_has_about_a_million(self):

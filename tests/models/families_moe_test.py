@@ -119,14 +119,6 @@ MOONLIGHT = dict(
   rope_theta=50000.0,
   rope_scaling=None,
 )
-# config.json of our presets, and their parameters with the routers' biases
-# and without multi-token prediction.
-PUBLISHED = {
-  "deepseek-v3": (V3, 671_026_419_200),
-  "deepseek-v2": (V2, 235_741_434_880),
-  "deepseek-v2-lite": (LITE, 15_706_484_224),
-  "moonlight-16b": (MOONLIGHT, 15_960_110_208),
-}
 QWEN3_30B = dict(
   architectures=["Qwen3MoeForCausalLM"],
   attention_bias=False,
@@ -150,6 +142,15 @@ QWEN3_30B = dict(
   use_sliding_window=False,
   vocab_size=151936,
 )
+# config.json of our presets, and their parameters with the routers' biases
+# and without multi-token prediction.
+PUBLISHED = {
+  "deepseek-v3": (V3, 671_026_419_200),
+  "deepseek-v2": (V2, 235_741_434_880),
+  "deepseek-v2-lite": (LITE, 15_706_484_224),
+  "moonlight-16b": (MOONLIGHT, 15_960_110_208),
+  "qwen3-30b-a3b": (QWEN3_30B, 30_532_122_624),
+}
 OWN_CHOICE = (
   *("param_dtype", "compute_dtype", "remat", "moe_impl", "init_std"),
   "scan_unroll",

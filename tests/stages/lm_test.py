@@ -109,6 +109,31 @@ class LmTest(parameterized.TestCase):
     self.assertFalse(batch.mask_BT[batch.tokens_BT == 4].any())
 
 
+class MtpTest(parameterized.TestCase):
+  """The loss of multi-token prediction."""
+
+  def test_it_is_added_with_the_same_weights(self):
+    def logprobs(params, buffers, batch):
+      scores = toy.POLICY.logprobs(params, buffers, batch)
+      further_BT = batch.mask_BT & (batch.positions_BT > 1)
+      mtp_BT = np.where(further_BT, -0.5 * batch.tokens_BT, 0.0)
+      return scores._replace(mtp_logprobs_BT=mtp_BT)
+
+    model = toy.POLICY._replace(logprobs=logprobs)
+    arguments = dict(loss_on="response", model=model, row_tokens=16)
+    stage = make(**arguments, mtp_coef=0.3)
+    plain = make(**arguments)
+    ((batch,),), _ = stage.collect(None, 0)
+    loss, aux = stage.loss_fn(toy.table(0), {}, batch)
+    want, plain_aux = plain.loss_fn(toy.table(0), {}, batch)
+    # Responses 2, 3, EOS; 4, EOS; 6, EOS, each but what is second of all.
+    tokens = (2 + 3 + toy.EOS) + toy.EOS + (6 + toy.EOS)
+    self.assertAlmostEqual(float(aux.sums["train/mtp_loss"]), tokens / 14, 5)
+    self.assertAlmostEqual(float(loss - want), 0.3 * tokens / 14, places=5)
+    self.assertAlmostEqual(float(aux.sums["train/loss"]), float(want), 5)
+    self.assertNotIn("train/mtp_loss", plain_aux.sums)
+
+
 class CommonSumsTest(parameterized.TestCase):
   """Sums of a model with experts."""
 
