@@ -26,6 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.name = f"distill-logits-{preset}"
   config.job = "distill"
   del config.loss_on
+  del config.mtp_coef
   config.teacher = common.teacher()
   config.divergence = dict(name="forward_kl", temperature=1.0)
   return common.apply(config, overrides)

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from configs import models
 from r1jax import tree
 from r1jax.models import config as config_lib
-from r1jax.models import families, fp8, hub, hub_read, mtp
+from r1jax.models import families, fp8, hub, hub_source, mtp
 from tests import small
 from tests.models import parity
 
@@ -296,7 +296,7 @@ class FolderTest(parameterized.TestCase):
 
   def test_names_and_shapes_of_v3(self):
     self.export("v3")
-    source = hub_read.Safetensors([self.folder / "model.safetensors"])
+    source = hub_source.Safetensors([self.folder / "model.safetensors"])
     shapes = {name: source.shape(name) for name in source.names()}
     layer = "model.layers.1"
     for name, shape in {
@@ -326,7 +326,7 @@ class FolderTest(parameterized.TestCase):
 
   def test_fp8_reads_as_the_dequantized_weights(self):
     params, _ = self.export("v3", fp8=True)
-    source = hub_read.Safetensors([self.folder / "model.safetensors"])
+    source = hub_source.Safetensors([self.folder / "model.safetensors"])
     name = "model.layers.2.mlp.experts.5.down_proj.weight"
     self.assertEqual(source.dtype(name), fp8.FLOAT8)
     for plain in ("model.layers.3.eh_proj.weight", "lm_head.weight"):
