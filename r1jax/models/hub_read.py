@@ -111,8 +111,9 @@ def _plan(
         f"{list(source.shape(name))}, its config.json asks for "
         f"{list(rule.shape)}."
       )
+  patterns = [re.compile(pattern) for pattern in ignored]
   for name in names:
-    if name not in wanted and not any(re.fullmatch(p, name) for p in ignored):
+    if name not in wanted and not any(p.fullmatch(name) for p in patterns):
       raise ValueError(
         f"{_file(source, name, path)}: {name} is left over; no part of the "
         "model that its config.json describes is called so."
@@ -147,11 +148,11 @@ def _fill(source, plan, leaves, path) -> dict[str, jax.Array]:
     rule, index = plan[name]
     leaf = leaves[rule.ours]
     value = rule.to_ours(value.astype(leaf.dtype, copy=False))
-    put = _put(value, _inner_sharding(leaf, len(index)))
+    put = _put(value, inner_sharding(leaf, len(index)))
     del value
     if index:
       at = np.asarray(index, np.int32)
-      put = _write(_sharding(leaf))(filled.pop(rule.ours), put, at)
+      put = writer(_sharding(leaf))(filled.pop(rule.ours), put, at)
     # One at a time: what is under way holds its tensor in memory.
     filled[rule.ours] = put.block_until_ready()
   return filled
@@ -184,7 +185,7 @@ def _sharding(leaf):
   return found or jax.sharding.SingleDeviceSharding(device)
 
 
-def _inner_sharding(leaf, stacked):
+def inner_sharding(leaf, stacked):
   """The leaf's sharding without its first axes, which must be whole."""
   sharding = _sharding(leaf)
   if not isinstance(sharding, jax.sharding.NamedSharding):
@@ -212,7 +213,7 @@ def _put(value, sharding):
 
 
 @functools.lru_cache
-def _write(sharding):
+def writer(sharding):
   """Jitted (leaf, value, index) -> the leaf with a slice replaced."""
 
   def write(leaf, value, index):

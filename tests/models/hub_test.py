@@ -1,12 +1,16 @@
 import dataclasses
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 
 import jax
 import ml_dtypes
 import numpy as np
+import pytest
 import safetensors.numpy
 from absl.testing import absltest, parameterized
 
@@ -15,6 +19,7 @@ from r1jax.models import fp8, hub, hub_source
 from tests import small
 from tests.models import parity
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SHARD_BYTES = 4000
 
 
@@ -162,6 +167,32 @@ class MemoryTest(FolderTest):
     finally:
       tracemalloc.stop()
     self.assertLess(peak, 2 * largest + 200_000)
+
+
+@pytest.mark.slow
+class MeshTest(parameterized.TestCase):
+  def test_eight_devices_hold_and_give_back_the_same(self):
+    done = subprocess.run(
+      [sys.executable, "-m", "tests.models.hub_mesh"],
+      cwd=ROOT,
+      env={
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+      },
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+    *models, experts = map(json.loads, done.stdout.splitlines())
+    self.assertLen(models, 4)
+    for found in models:
+      for field in ("placed", "split", "same", "exported"):
+        self.assertTrue(found[field], found)
+      self.assertFalse(found["moves"], found)
+    self.assertFalse(experts["moves"])
 
 
 class BadInputTest(FolderTest):

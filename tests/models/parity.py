@@ -157,6 +157,16 @@ def save(name: str, folder: Any) -> Any:
   return model
 
 
+def reload(folder: Any) -> tuple[Any, dict[str, Any]]:
+  """(model, what is missing or left over) of a folder, by transformers."""
+  import transformers
+
+  model, found = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, output_loading_info=True, dtype="auto"
+  )
+  return model.eval(), found
+
+
 def load(folder: Any, **changes: Any) -> tuple[config_lib.ModelConfig, Any]:
   """(config, (params, buffers)) of a folder, as r1jax reads it."""
   config = config_lib.from_dict(hub.read_config(folder) | changes)

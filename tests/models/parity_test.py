@@ -1,3 +1,4 @@
+import pathlib
 import tempfile
 
 import numpy as np
@@ -5,8 +6,10 @@ import pytest
 import safetensors.numpy
 from absl.testing import absltest, parameterized
 
+from r1jax import policy
+from r1jax.models import hub
 from tests import small
-from tests.models import parity
+from tests.models import parity, smollm2
 
 
 class GoldenTest(parameterized.TestCase):
@@ -61,6 +64,48 @@ class TransformersTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       parity.greedy(config, weights), parity.reference_greedy(model)
     )
+
+  @parameterized.parameters(*parity.MODELS)
+  def test_transformers_loads_what_is_exported(self, name):
+    with tempfile.TemporaryDirectory() as root:
+      first = pathlib.Path(root) / "first"
+      model = parity.save(name, first)
+      config, weights = parity.load(first)
+      for base in (first, None):
+        shown = pathlib.Path(root) / f"base {base is not None}"
+        hub.export(shown, config, *weights, base=base, max_shard_bytes=20000)
+        again, problems = parity.reload(shown)
+        self.assertFalse(any(problems.values()), problems)
+        values = again.state_dict()
+        for path, value in model.state_dict().items():
+          np.testing.assert_array_equal(values[path], value)
+        for got, want in zip(
+          parity.reference_logits(again), parity.reference_logits(model)
+        ):
+          # torch's sums depend on how the weights are aligned in memory.
+          np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+class SmolLM2Test(parameterized.TestCase):
+  """A real model on a real text."""
+
+  def test_logprobs(self):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    folder = smollm2.folder()
+    ids = smollm2.text_ids(folder)
+    config, weights = parity.load(folder)
+    rows = small.rows([ids], [1], len(ids))
+    scores = policy.make(config, temperature=1.0).logprobs(
+      *weights, small.batch(*rows)
+    )
+    want = smollm2.reference_logprobs(folder, ids)
+    got = np.asarray(scores.logprobs_BT)[0, 1:]
+    gap = float(np.abs(got - want).max())
+    print(f"{len(ids)} tokens, mean {want.mean():.3f}, gap {gap:.1e}")
+    self.assertLess(gap, 1e-3)
+    self.assertGreater(want.mean(), -5.0)  # A text that the model can read.
 
 
 if __name__ == "__main__":
