@@ -1,13 +1,16 @@
 import json
+import tempfile
 from unittest import mock
 
 import pytest
 from absl.testing import absltest, parameterized
 
+from r1jax import jobs
 from r1jax.data import reasoning_gym, sources
 from r1jax.records import Question, Response
 from r1jax.rewards import verifiers
 from r1jax.rewards.accuracy import accuracy
+from tests import runs
 
 pytest.importorskip("reasoning_gym")
 
@@ -77,6 +80,28 @@ class QuestionsTest(parameterized.TestCase):
     self.enterContext(mock.patch.dict("sys.modules", {"reasoning_gym": None}))
     with self.assertRaisesRegex(ValueError, r"pip install 'r1jax.reasoning.'"):
       sums()
+
+
+@pytest.mark.slow
+class RunTest(absltest.TestCase):
+  def test_a_run_grades_its_questions_in_other_processes(self):
+    config = runs.config(
+      "smollm2", rounds=2, row_tokens=176, eval_every_rounds=1
+    )
+    workdir = self.enterContext(tempfile.TemporaryDirectory())
+    jobs.run(config, workdir)
+    rows = runs.rows(workdir, "rollouts.jsonl")
+    self.assertLen(rows, 16)
+    questions = {
+      q.id: q
+      for q in sources.read(config.data.to_dict(), "data", verifiers.check)
+    }
+    for row in rows:
+      response = Response(row["response"], row["tokens"], row["finish_reason"])
+      verdict = accuracy(questions[row["question"]], response)
+      self.assertEqual(row["rewards"]["accuracy"], verdict._asdict())
+    evaluated = runs.rows(workdir, "eval.jsonl")
+    self.assertEqual({row["suite"] for row in evaluated}, {"sums"})
 
 
 if __name__ == "__main__":
