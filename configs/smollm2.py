@@ -54,11 +54,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data = dict(SUMS, split="train", size=150)
   config.eval_data = [dict(SUMS, split="test", size=40, suite="sums")]
   config.template = "chat"
-  config.max_prompt_tokens = 64
+  config.max_prompt_tokens = 56
   config.max_response_tokens = 32
+  config.overlong = "refuse"  # No prompt is longer.
   if "think" in own:
     config.template = "chat-r1-zero"
-    config.max_prompt_tokens = 192
+    config.max_prompt_tokens = 112
     config.max_response_tokens = 96
     for data in (config.data, *config.eval_data):
       del data["instruction"]
