@@ -28,7 +28,7 @@ LAYERS = {
   "stages": "stages generate evaluate search",
   "train": "train",
   "programs": "run training jobs pipeline plan report report_data main "
-  "stage_table",
+  "stage_table any_model convert chat",
 }
 APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 # What the order forbids, for the one program that stands in its package.

@@ -238,3 +238,12 @@ def _chat(path, fast, encode, special, bos, eos_id) -> Chat:
     bos,
     str(path),
   )
+
+
+def save(path: pathlib.Path, folder: pathlib.Path) -> None:
+  """Writes a tokenizer's files into a folder, as transformers reads them.
+
+  Raises:
+    ValueError: As `load`.
+  """
+  _fast(path)[0].save_pretrained(str(folder))
