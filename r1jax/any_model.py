@@ -1,5 +1,6 @@
 """The model that a path names, whatever wrote it."""
 
+import json
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -7,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import ml_dtypes
 import numpy as np
+import safetensors
 
 from r1jax import checkpoint, experiment, policy, run_card, sharding
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import config as config_lib
-from r1jax.models import hub, hub_read, store
+from r1jax.models import hub, hub_source, store
 from r1jax.types import Params
 
 EXPORT = "params.safetensors"
@@ -117,7 +119,7 @@ def _of_workdir(workdir, dtype) -> Opened:
 
 
 def _of_hub(path, dtype) -> Opened:
-  dtype = dtype or _stored_dtype(hub_read.open_source(path))
+  dtype = dtype or _stored_dtype(hub_source.open_source(path))
   config = config_lib.from_dict(
     hub.read_config(path) | dict(param_dtype=dtype, compute_dtype=dtype)
   )
@@ -126,7 +128,7 @@ def _of_hub(path, dtype) -> Opened:
 
 
 def _of_store(path, dtype) -> Opened:
-  notes = store.notes(path)
+  notes = _notes(path)
   if "model" not in notes:
     raise ValueError(
       f"{path} says of no model that it belongs to. Name the folder with its "
@@ -149,8 +151,17 @@ def _of_store(path, dtype) -> Opened:
 
 
 def _read_store(path, config):
-  stored = config_lib.from_dict(store.notes(path)["model"])
+  stored = config_lib.from_dict(_notes(path)["model"])
   return _cast(store.load(path, *_abstract(stored)), config)
+
+
+def _notes(path) -> dict[str, Any]:
+  """What a file of `store` says beside its weights."""
+  if path.resolve() != experiment.BUNDLED.resolve():
+    return store.notes(path)
+  with safetensors.safe_open(path, "numpy") as file:
+    # Of the bundled file, whose only note this is.
+    return {"model": json.loads(file.metadata()["model"])}
 
 
 def _cast(weights, config):

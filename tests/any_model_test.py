@@ -103,11 +103,11 @@ class AnyModelTest(parameterized.TestCase):
       "b": np.zeros(3, np.float32),
     }
     safetensors.numpy.save_file(arrays, path)
-    source = any_model.hub_read.Safetensors([path])
+    source = any_model.hub_source.Safetensors([path])
     self.assertEqual(any_model._stored_dtype(source), "bfloat16")
     arrays["b"] = np.zeros(17, np.float32)
     safetensors.numpy.save_file(arrays, path)
-    source = any_model.hub_read.Safetensors([path])
+    source = any_model.hub_source.Safetensors([path])
     self.assertEqual(any_model._stored_dtype(source), "float32")
 
   @parameterized.parameters("reward_model", "evaluate")

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 
 from r1jax import any_model, convert, experiment
 from r1jax.data import tokenizer
-from r1jax.models import hub, hub_read, store
+from r1jax.models import hub, hub_source, store
 from tests import small
 from tests.data import hf_folder
 from tests.models import gguf_writer, parity
@@ -93,7 +93,7 @@ class ConvertTest(parameterized.TestCase):
   def test_a_gguf_becomes_a_folder(self):
     folder, weights = self.folder()
     hf = json.loads((folder / "config.json").read_text())
-    source = hub_read.open_source(folder)
+    source = hub_source.open_source(folder)
     tensors = {name: source.read(name) for name in source.names()}
     path = gguf_writer.write(self.root / "a.gguf", "llama", hf, tensors)
     opened = convert.convert(

@@ -100,19 +100,25 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     rope_theta=_decimal(get("rope.freq_base", 10000.0)),
     tie_word_embeddings="output.weight" not in tensors,
   )
-  scaling = _value(reader, f"{arch}.rope.scaling.type")
+  scaling = _rope_scaling(found, tensors, get, path)
+  return found | ({"rope_scaling": scaling} if scaling else {})
+
+
+def _rope_scaling(found, tensors, get, path) -> dict[str, Any] | None:
+  """The rope_scaling of a config.json, or None."""
   if _ROPE_DIVISORS in tensors:
     divisors = np.asarray(tensors[_ROPE_DIVISORS].data, np.float32).ravel()
-    found["rope_scaling"] = _llama3(found, divisors, path)
-  elif scaling not in (None, "none"):
-    found["rope_scaling"] = dict(
-      rope_type=scaling,
-      factor=_decimal(get("rope.scaling.factor")),
-      original_max_position_embeddings=get(
-        "rope.scaling.original_context_length", found["max_position_embeddings"]
-      ),
-    )
-  return found
+    return _llama3(found, divisors, path)
+  kind = get("rope.scaling.type", "none")
+  if kind == "none":
+    return None
+  return dict(
+    rope_type=kind,
+    factor=_decimal(get("rope.scaling.factor")),
+    original_max_position_embeddings=get(
+      "rope.scaling.original_context_length", found["max_position_embeddings"]
+    ),
+  )
 
 
 def _llama3(found, divisors, path) -> dict[str, Any]:

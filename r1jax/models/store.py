@@ -52,12 +52,9 @@ def notes(path: str | os.PathLike) -> dict[str, Any]:
   """
   try:
     with safetensors.safe_open(path, "numpy") as file:
-      found = file.metadata() or {}
+      return json.loads((file.metadata() or {}).get(_NOTES, "{}"))
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(f"{path} cannot be read: {error}.") from error
-  if _NOTES not in found and "model" in found:
-    return {"model": json.loads(found["model"])}  # So the bundled weights do.
-  return json.loads(found.get(_NOTES, "{}"))
 
 
 def load(
