@@ -15,8 +15,8 @@ R1-Zero and rewards their format too, for 20 rounds.
 Task: sums and differences of two numbers of one digit, reasoning-gym's
 chain_sum. Of its 200 questions one in five is held out, by content; graded is
 the last number of a response that ended by itself within 32 tokens. At
-temperature 1 the base is right 22 % of the time (64 items; it ended within 32
-tokens).
+temperature 1 the base is right 22 % of the time (64 items; the first round of
+a run: 20 %).
 
 Hardware: two CPU cores, within 90 minutes. Time and result: EXPERIMENTS.md,
 "A real model learns".
@@ -75,7 +75,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.kl.coef = 0.0  # No reference, which would take 540 MB and a sixth.
   config.reference_refresh_rounds = 0
   config.weighting = dict(name="token_mean")
-  config.optimizer.learning_rate = 0.0 if "control" in own else 1e-5
+  config.optimizer.learning_rate = 0.0 if "control" in own else 2e-5
   config.sampling.slots = 16 if smoke else 64
   config.sampling.chunk_tokens = 8
   config.grader.update(workers=1, timeout_secs=60.0)

@@ -7,6 +7,7 @@ from absl.testing import absltest, parameterized
 from configs import models
 from r1jax import policy, tree
 from r1jax.models import config as config_lib
+from r1jax.models import families
 from tests import small
 
 
@@ -69,6 +70,89 @@ class CountsTest(parameterized.TestCase):
 
   def test_the_student_is_smaller(self):
     self.assertLess(count("tiny-dense"), count("tiny") / 2)
+
+
+# Of the published config.json files: what is read, and max positions.
+_LLAMA3_ROPE = dict(
+  rope_type="llama3",
+  factor=8.0,
+  low_freq_factor=1.0,
+  high_freq_factor=4.0,
+  original_max_position_embeddings=8192,
+)
+PUBLISHED = {
+  "llama-3.1-8b": dict(
+    architectures=["LlamaForCausalLM"],
+    vocab_size=128256,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    rms_norm_eps=1e-5,
+    rope_theta=500000.0,
+    rope_scaling=_LLAMA3_ROPE,
+    max_position_embeddings=131072,
+    tie_word_embeddings=False,
+  ),
+  "mistral-7b": dict(
+    architectures=["MistralForCausalLM"],
+    vocab_size=32768,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    rms_norm_eps=1e-5,
+    rope_theta=1000000.0,
+    sliding_window=None,
+    max_position_embeddings=32768,
+    tie_word_embeddings=False,
+  ),
+  "qwen2.5-7b": dict(
+    architectures=["Qwen2ForCausalLM"],
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    rms_norm_eps=1e-6,
+    rope_theta=1000000.0,
+    sliding_window=131072,
+    use_sliding_window=False,
+    max_position_embeddings=131072,
+    tie_word_embeddings=False,
+  ),
+  "qwen3-0.6b": dict(
+    architectures=["Qwen3ForCausalLM"],
+    attention_bias=False,
+    vocab_size=151936,
+    hidden_size=1024,
+    head_dim=128,
+    intermediate_size=3072,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    rms_norm_eps=1e-6,
+    rope_theta=1000000,
+    max_position_embeddings=40960,
+    tie_word_embeddings=True,
+  ),
+}
+# What a checkpoint does not say.
+_OURS = ("param_dtype", "compute_dtype", "remat", "scan_unroll", "init_std")
+
+
+class PublishedTest(parameterized.TestCase):
+  @parameterized.parameters(*PUBLISHED)
+  def test_preset_is_what_its_config_json_says(self, preset):
+    hf = dict(PUBLISHED[preset], hidden_act="silu")
+    family = families.FAMILIES[hf["architectures"][0]]
+    mine = config_lib.from_dict(models.get_config(preset).to_dict())
+    own = {name: getattr(mine, name) for name in _OURS}
+    theirs = config_lib.from_dict(dict(family.from_hf(hf), **own))
+    self.assertEqual(theirs, mine)
 
 
 class FromDictTest(parameterized.TestCase):
