@@ -159,8 +159,9 @@ def _folder(path: pathlib.Path) -> Safetensors:
         f"{file} is missing; {INDEX} says it holds {name}. Fetch it."
       )
   source = Safetensors(files)
+  held = {name: source.file(name).name for name in source.names()}
   for name, file in where.items():
-    if name not in source.names() or source.file(name).name != file:
+    if held.get(name) != file:
       raise ValueError(
         f"{path / file} has no {name}, which {INDEX} says it holds. Fetch "
         "both again."

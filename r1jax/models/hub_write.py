@@ -214,7 +214,8 @@ def _write_configs(path, config, family, said, is_fp8, token_ids):
     longest = round(scaling.factor * scaling.original_max_positions)
   kept = {k: v for k, v in said.items() if k not in _REPLACED}
   fields = {"max_position_embeddings": longest} | kept | family.to_hf(config)
-  fields |= {"dtype": config.param_dtype} | ids
+  # transformers 5 reads `dtype`; before, and in servers, it is torch_dtype.
+  fields |= dict.fromkeys(("dtype", "torch_dtype"), config.param_dtype) | ids
   if is_fp8:
     fields["quantization_config"] = fp8_lib.QUANTIZATION
   _write_json(path / "config.json", fields)
