@@ -11,7 +11,8 @@ from absl.testing import absltest, parameterized
 from configs import models
 from r1jax import tree
 from r1jax.models import config as config_lib
-from r1jax.models import families, fp8, hub, hub_source, mtp
+from r1jax.models import families, fp8, hub, hub_source, mtp, transformer
+from r1jax.models.attention import Context, packed_mask
 from tests import small
 from tests.models import parity
 
@@ -361,6 +362,41 @@ class FolderTest(parameterized.TestCase):
       )
       for a, b in zip(parity.reference_logits(loaded), want):
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
+
+  @pytest.mark.slow
+  def test_transformers_reads_mtp_and_agrees_with_it(self):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    layers = pytest.importorskip("transformers.modeling_layers")
+    config = SMALL["v3"]
+    weights = self.export("v3")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+      self.folder, dtype="float32"
+    )
+    # transformers finds the layer by V3's own number, 61; here it is 3.
+    model._keys_to_ignore_on_load_unexpected = [r"model\.layers\.3\..*"]
+    module = layers.MtpModel.from_pretrained(model)
+    ids = small.tokens(1, 12, seed=4)
+    positions_BT = np.arange(12)[None]
+    context = Context(positions_BT, packed_mask(np.ones_like(ids)), ids * 0 + 1)
+    decoder = transformer.Transformer(config, with_mtp=True)
+    variables = {"params": weights[0], "buffers": weights[1]}
+    out = decoder.apply(variables, ids, context)
+    got_BTV = decoder.apply(variables, out.mtp_BTD, method="logits")
+    with torch.no_grad():
+      tokens = torch.tensor(ids, dtype=torch.long)
+      hidden = model.model(tokens).last_hidden_state
+      last = module.forward_layer(
+        0,
+        hidden[:, :-1],
+        torch.tensor(positions_BT[:, 1:]),
+        None,
+        input_ids=tokens[:, 1:],
+      )
+      want_BTV = module._project_to_logits(last).numpy()
+    gap = np.abs(got_BTV[:, 1:] - want_BTV).max()
+    print(f"MTP: {gap:.1e} of scale {want_BTV.std():.2f}")
+    self.assertLess(gap, parity.LIMIT)
 
 
 if __name__ == "__main__":
