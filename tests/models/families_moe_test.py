@@ -9,9 +9,17 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from configs import models
-from r1jax import tree
+from r1jax import experiment, tree
 from r1jax.models import config as config_lib
-from r1jax.models import families, fp8, hub, hub_source, mtp, transformer
+from r1jax.models import (
+  families,
+  fp8,
+  hub,
+  hub_source,
+  mtp,
+  store,
+  transformer,
+)
 from r1jax.models.attention import Context, packed_mask
 from tests import small
 from tests.models import parity
@@ -362,6 +370,43 @@ class FolderTest(parameterized.TestCase):
       )
       for a, b in zip(parity.reference_logits(loaded), want):
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
+
+  @pytest.mark.slow
+  def test_transformers_agrees_on_the_bundled_base(self):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = config_lib.from_dict(models.get_config("tiny").to_dict())
+    weights = store.load(experiment.BUNDLED, *parity.abstract(config))
+    hub.export(self.folder, config, *weights)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+      self.folder, dtype="float32"
+    )
+    got = parity.logits(config, weights, parity.layouts()["packed"])
+    for a, b in zip(got, parity.reference_logits(model), strict=True):
+      # 1.5e-5 was measured, of logits of scale 5.
+      np.testing.assert_allclose(a, b, rtol=0, atol=parity.LIMIT)
+
+  @pytest.mark.slow
+  def test_transformers_reads_fp8_as_we_do(self):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")  # transformers asks for it here.
+    config = SMALL["moonlight"]
+    self.export("moonlight", fp8=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+      self.folder,
+      dtype="float32",
+      quantization_config=transformers.FineGrainedFP8Config(dequantize=True),
+    )
+    found = [ids % small.VOCAB for ids in parity.sequences()]
+    rows = small.rows(found, [2, 2], sum(parity.LENGTHS))
+    got = parity.logits(config, self.load(config), rows)
+    for ids, logits_TV in zip(found, got, strict=True):
+      with torch.no_grad():
+        out = model(torch.tensor(ids[None], dtype=torch.long))
+      np.testing.assert_allclose(
+        logits_TV, out.logits[0].numpy(), rtol=0, atol=parity.LIMIT
+      )
 
   @pytest.mark.slow
   def test_transformers_reads_mtp_and_agrees_with_it(self):
