@@ -327,6 +327,7 @@ class FolderTest(parameterized.TestCase):
     }.items():
       self.assertEqual(shapes[name], shape, name)
 
+  @pytest.mark.slow
   def test_mtp_is_left_out_where_the_model_has_none(self):
     want = self.export("v3")
     config = dataclasses.replace(SMALL["v3"], num_mtp_layers=0)
