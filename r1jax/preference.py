@@ -123,7 +123,8 @@ def token_ids(
     )
     return [*prompt, *encoded]
   prompt = templates.prompt_ids(reading.template, question, tokenizer)
-  return [*prompt, *ids, tokenizer.eos_id]
+  end = templates.end_id(reading.template, question, tokenizer)
+  return [*prompt, *ids, end]
 
 
 def make_scorer(

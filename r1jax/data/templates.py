@@ -197,8 +197,14 @@ def document_ids(
     if template.is_chat:  # Its prompt ends with the line's end, too.
       response = response.removeprefix("\n")
   ids = _plain(tokenizer.encode(response), question, tokenizer)
-  end = tokenizer.chat.end_id if template.is_chat else tokenizer.eos_id
-  return prompt, [*ids, end]
+  return prompt, [*ids, end_id(name, question, tokenizer)]
+
+
+def end_id(name: Names, question: Question, tokenizer: Tokenizer) -> int:
+  """What ends a document: the EOS, or what ends the family's turns."""
+  if of(name, question).is_chat and tokenizer.chat:
+    return tokenizer.chat.end_id
+  return tokenizer.eos_id
 
 
 def _bos(tokenizer: Tokenizer) -> list[int]:

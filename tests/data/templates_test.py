@@ -163,6 +163,8 @@ class ChatTest(parameterized.TestCase):
     self.assertEqual([t.piece(i) for i in ids], ["x", "<|im_end|>"])
     _, ids = templates.document_ids("miniature", QUESTION, "x", t)
     self.assertEqual([t.piece(i) for i in ids], ["x", "<|endoftext|>"])
+    ends = [templates.end_id(n, QUESTION, t) for n in ("chat", "miniature")]
+    self.assertEqual(ends, [t.chat.end_id, t.eos_id])
 
   def test_the_line_behind_a_prefilled_think_is_no_part_of_a_response(self):
     t = self.load("qwen")
