@@ -134,6 +134,11 @@ class ConfigTest(parameterized.TestCase):
     )
     self.assertEqual(got["rope_scaling"], want)
 
+  def test_a_factor_that_the_lengths_say(self):
+    scaling = {"type": "yarn", "original_max_position_embeddings": 1024}
+    got = fields(rope_scaling=scaling, max_position_embeddings=4096)
+    self.assertEqual(got["rope_scaling"]["factor"], 4.0)
+
   def test_what_config_json_leaves_out(self):
     got = fields()
     self.assertEqual(got["num_kv_heads"], 4)

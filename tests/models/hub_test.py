@@ -156,10 +156,14 @@ class RoundTripTest(FolderTest):
 
 
 class MemoryTest(FolderTest):
-  def test_the_host_holds_two_tensors_at_most(self):
-    config = self.export(llama(d_model=64, d_ff=512, vocab_size=64))
+  @parameterized.parameters("float32", "bfloat16")
+  def test_the_host_holds_two_tensors_at_most(self, dtype):
+    # One file, so that reading a file whole would show.
+    wide = llama(d_model=64, d_ff=8192, vocab_size=64)
+    config = self.export(wide, max_shard_bytes=1 << 30)
+    config = dataclasses.replace(config, param_dtype=dtype)
     self.load(config)  # Compiles, and imports what is imported late.
-    largest = 64 * 512 * 4
+    largest = 64 * 8192 * 4
     tracemalloc.start()
     try:
       self.load(config)
