@@ -14,8 +14,9 @@ is the chain of a published model and its student (configs/real.py): without
 the stages that only the miniature has.
 
 DeepSeek-R1 (arXiv:2501.12948), figure 2 and §2: each stage's own file says
-what of it is the paper's. Hardware: two CPU cores, 32 to 36 minutes beside
-another chain. Result: EXPERIMENTS.md, "The whole chain, three seeds".
+what of it is the paper's. Hardware: two CPU cores, 32 minutes of their time,
+54 minutes beside other runs. Result: EXPERIMENTS.md, "The whole chain, three
+seeds" and "The whole chain again, one command, seed 0".
 """
 
 import importlib
