@@ -24,7 +24,7 @@ def run(directory, tests):
   """
   cases = sorted({test.rpartition("::")[0] for test in tests})
   methods = " or ".join(sorted({test.split("::")[2] for test in tests}))
-  options = ["-x", "-q", "-p", "no:cacheprovider", "-m", ""]
+  options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", ""]
   done = subprocess.run(
     [sys.executable, "-m", "pytest", *options, *cases, "-k", methods],
     cwd=directory,

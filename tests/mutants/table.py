@@ -198,17 +198,16 @@ MUTANTS = [
   Mutant(
     "an EOS ends the prompt",
     "r1jax/data/templates.py",
-    "return [tokenizer.bos_id, *_plain(ids, question, tokenizer)]",
-    "return [tokenizer.bos_id, *_plain(ids, question, tokenizer), "
-    "tokenizer.eos_id]",
+    "return [*_bos(tokenizer), *ids]",
+    "return [*_bos(tokenizer), *ids, tokenizer.eos_id]",
     "tests/data/templates_test.py::TemplatesTest::"
     "test_one_bos_no_eos_in_a_prompt",
   ),
   Mutant(
     "two BOS begin the prompt",
     "r1jax/data/templates.py",
-    "return [tokenizer.bos_id, *_plain(ids, question, tokenizer)]",
-    "return [tokenizer.bos_id] * 2 + _plain(ids, question, tokenizer)",
+    "return [*_bos(tokenizer), *ids]",
+    "return [*_bos(tokenizer), *_bos(tokenizer), *ids]",
     "tests/data/templates_test.py::TemplatesTest::"
     "test_one_bos_no_eos_in_a_prompt",
   ),
