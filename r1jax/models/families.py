@@ -11,6 +11,7 @@ from typing import Any
 from r1jax.models import families_moe
 from r1jax.models.config import ModelConfig
 from r1jax.models.hub_rules import (
+  ROTARY_TABLES,
   Family,
   Rule,
   ends,
@@ -22,9 +23,6 @@ from r1jax.models.hub_rules import (
   rope_fields,
   rope_to_hf,
 )
-
-# Tables of cosines that early Llama checkpoints carry.
-_ROTARY_TABLES = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 
 
 def _dense_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +145,7 @@ def _dense(name, model_type, fields, *, qkv_bias=False, qk_norm=False, **more):
     _dense_to_hf(name, model_type, **more),
     _dense_rules,
     _dense_holds(qkv_bias, qk_norm),
-    _ROTARY_TABLES,
+    ROTARY_TABLES,
   )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from r1jax.models.config import ModelConfig
 from r1jax.models.hub_rules import (
+  ROTARY_TABLES,
   Family,
   Rule,
   ends,
@@ -22,8 +23,6 @@ from r1jax.models.hub_rules import (
   rope_to_hf,
   vector,
 )
-
-_ROTARY_TABLES = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 
 
 def _deepseek_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,7 +355,7 @@ def _qwen3_holds(c: ModelConfig) -> bool:
 
 
 FAMILIES: dict[str, Family] = {
-  name: Family(fields, to_hf, _rules, holds, _ROTARY_TABLES)
+  name: Family(fields, to_hf, _rules, holds, ROTARY_TABLES)
   for name, fields, to_hf, holds in (
     ("DeepseekV3ForCausalLM", _v3_fields, _v3_to_hf, _v3_holds),
     ("DeepseekV2ForCausalLM", _v2_fields, _v2_to_hf, _v2_holds),

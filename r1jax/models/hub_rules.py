@@ -9,6 +9,8 @@ import numpy as np
 from r1jax.models.config import ModelConfig
 
 Transform = Callable[[np.ndarray], np.ndarray]
+# Tables of frequencies that early checkpoints carry; they follow from config.
+ROTARY_TABLES = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)
 
 
 class Rule(NamedTuple):
