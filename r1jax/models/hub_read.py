@@ -142,19 +142,22 @@ def _fill(source, plan, leaves, path) -> dict[str, jax.Array]:
         "the model shares. Set tie_word_embeddings to false in config.json."
       )
     logging.warning("%s differs from %s and is left out.", name, other)
-  filled = _empty({plan[n][0].ours for n in names if plan[n][1]}, leaves)
-  same = {n for n in names if source.dtype(n) == leaves[plan[n][0].ours].dtype}
-  for name, value in _read_ahead(source, names, same):
-    rule, index = plan[name]
-    leaf = leaves[rule.ours]
-    value = rule.to_ours(value.astype(leaf.dtype, copy=False))
-    put = _put(value, inner_sharding(leaf, len(index)))
-    del value
-    if index:
-      at = np.asarray(index, np.int32)
-      put = writer(_sharding(leaf))(filled.pop(rule.ours), put, at)
-    # One at a time: what is under way holds its tensor in memory.
-    filled[rule.ours] = put.block_until_ready()
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    writers = _writers(pool, plan, leaves)
+    filled = _empty(writers, leaves)
+    leaf_of = {name: leaves[plan[name][0].ours] for name in names}
+    alike = {n for n in names if source.dtype(n) == leaf_of[n].dtype}
+    for name, value in _read_ahead(source, names, alike):
+      rule, index = plan[name]
+      leaf = leaves[rule.ours]
+      value = rule.to_ours(value.astype(leaf.dtype, copy=False))
+      put = _put(value, inner_sharding(leaf, len(index)))
+      del value
+      if index:
+        write = writers[rule.ours].result()
+        put = write(filled.pop(rule.ours), put, np.asarray(index, np.int32))
+      # One at a time: what is under way holds its tensor in memory.
+      filled[rule.ours] = put.block_until_ready()
   return filled
 
 
@@ -210,6 +213,26 @@ def _put(value, sharding):
   return jax.make_array_from_callback(
     value.shape, sharding, lambda index: value[index]
   )
+
+
+def _writers(pool, plan, leaves) -> dict[str, concurrent.futures.Future]:
+  """By stacked leaf, the compiled program that writes into it."""
+  found: dict[str, concurrent.futures.Future] = {}
+  for rule, index in plan.values():
+    if not index or rule.ours in found:
+      continue
+    leaf = leaves[rule.ours]
+    whole = _abstract(leaf.shape, leaf.dtype, _sharding(leaf))
+    inner = inner_sharding(leaf, len(index))
+    value = _abstract(leaf.shape[len(index) :], leaf.dtype, inner)
+    at = jax.ShapeDtypeStruct((len(index),), np.int32)
+    lowered = writer(_sharding(leaf)).lower(whole, value, at)
+    found[rule.ours] = pool.submit(lowered.compile)
+  return found
+
+
+def _abstract(shape, dtype, sharding):
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 @functools.lru_cache

@@ -1,5 +1,6 @@
 """Where tensors come from: Hugging Face folders and GGUF files."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -15,6 +16,8 @@ from r1jax.models import families, fp8
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_ALIGNMENT = 64  # Of a buffer that a CPU device takes over as it is.
+_CAN_ASK = hasattr(os, "posix_fadvise")  # Not on macOS.
 
 DTYPES = {
   "F64": np.float64,
@@ -66,6 +69,8 @@ class Safetensors:
     self._places: dict[str, _Place] = {}
     for file in files:
       self._places |= _places(file)
+    self._next = dict(itertools.pairwise(files))
+    self._asked: set[pathlib.Path] = set()
 
   def names(self) -> list[str]:
     """Names, in the order of files and of bytes."""
@@ -87,12 +92,34 @@ class Safetensors:
     """The tensor."""
     place = self._places[name]
     count = int(np.prod(place.shape)) * place.dtype.itemsize
-    data = np.fromfile(place.file, np.uint8, count, offset=place.offset)
-    if data.size != count:
+    data = _aligned(count)
+    with open(place.file, "rb", buffering=0) as file:
+      self._ask_for(place.file)
+      file.seek(place.offset)
+      got, view = 0, memoryview(data)
+      while got < count and (more := file.readinto(view[got:])):
+        got += more
+    if got != count:
       raise ValueError(
         f"{place.file} ends inside of {name}. Fetch the file again."
       )
     return data.view(place.dtype).reshape(place.shape)
+
+  def _ask_for(self, file: pathlib.Path) -> None:
+    """Lets the disk fetch a file and the one after it, once."""
+    for each in (file, self._next.get(file)):
+      if each is None or each in self._asked or not _CAN_ASK:
+        continue
+      self._asked.add(each)
+      with open(each, "rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _aligned(count: int) -> np.ndarray:
+  """Room for bytes at an address from which jax need not copy on a CPU."""
+  room = np.empty(count + _ALIGNMENT, np.uint8)
+  start = -room.ctypes.data % _ALIGNMENT
+  return room[start : start + count]
 
 
 def _places(file: pathlib.Path) -> dict[str, _Place]:
