@@ -28,7 +28,7 @@ from the first step on, which the paper found to be hacked.
 
 from ml_collections import ConfigDict
 
-from configs import common, real, zero
+from configs import common, models, real, zero
 
 KINDS = ("reasoning", "helpful", "safety")
 
@@ -36,9 +36,9 @@ KINDS = ("reasoning", "helpful", "safety")
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; variants as those of zero.py."""
   preset, smoke, overrides = common.parse(arg)
-  words = [w for w in (arg or "").split(",") if "=" not in w]
+  words = [preset] + ["smoke"] * smoke
   config = zero.get_config(",".join(words)).unlock()
-  config.name = f"alignment-{preset}"
+  config.name = f"alignment-{models.label(preset)}"
   del config.template
   config.template = dict.fromkeys(KINDS, "miniature")
   config.data = common.all_questions()
@@ -51,15 +51,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     safety=["safety", "format", "language"],
   )
   config.reward_models = dict(
-    helpful=dict(path=f"runs/reward-helpful-{preset}"),
-    safety=dict(path=f"runs/reward-safety-{preset}"),
+    helpful=dict(path=f"runs/reward-helpful-{models.label(preset)}"),
+    safety=dict(path=f"runs/reward-safety-{models.label(preset)}"),
   )
   config.general_from_round = 20
   config.general_frac = 0.5
   config.sampling.temperature = 0.7
   config.optimizer.schedule.name = "linear"
   config.eval_data = common.suites()
-  if preset in real.MACHINES:
+  if real.machine(preset):
     # 1,700 updates, general prompts in the last 400; 16 a round.
     config.template = dict.fromkeys(KINDS, "chat-think")
     config.data = real.all_questions()

@@ -16,14 +16,14 @@ DeepSeek-R1 (arXiv:2501.12948), §2.3.1, and its supplement, B.4.2:
 
 from ml_collections import ConfigDict
 
-from configs import common, real
+from configs import common, models, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `smoke` is a variant."""
   preset, smoke, overrides = common.parse(arg)
   config = common.sft(common.training(common.miniature(preset)))
-  config.name = f"cold-start-{preset}"
+  config.name = f"cold-start-{models.label(preset)}"
   config.data = dict(
     name="responses",
     path="runs/traces-zero-tiny/data.jsonl",

@@ -6,14 +6,20 @@ from ml_collections import ConfigDict
 
 from configs import models
 
+_MINIATURE = ("tiny", "tiny-dense")
+
 
 def parse(
   arg: str | None, default: str = "tiny"
 ) -> tuple[str, bool, dict[str, str]]:
   """(preset, smoke, overrides) of `preset,smoke,key=value`.
 
+  `hub=DIR` without a preset is the model that stands there: the preset is
+  then DIR, which `models.get_config` reads.
+
   Raises:
-    ValueError: For two presets, or a word that is none.
+    ValueError: For two presets, a word that is none, or a folder that is not
+      there.
   """
   preset, smoke, overrides = None, False, {}
   for word in (arg or "").split(","):
@@ -24,11 +30,18 @@ def parse(
       overrides[key] = value
     elif word == "smoke":
       smoke = True
-    elif word in models.PRESETS and preset is None:
+    elif preset is None and (word in models.PRESETS or models.is_path(word)):
       preset = word
     else:
       known = ", ".join(["smoke", *sorted(models.PRESETS)])
       raise ValueError(f"Config variant {word!r} is unknown. Known: {known}.")
+  if preset is None and default in _MINIATURE and "hub" in overrides:
+    preset = overrides["hub"]
+    if not models.is_path(preset):
+      raise ValueError(
+        f"Config variant hub={preset}: there is no such folder or file. Name "
+        "one, or a preset beside it."
+      )
   return preset or default, smoke, overrides
 
 

@@ -23,14 +23,14 @@ no RL follows and no logits of the teacher are used:
 
 from ml_collections import ConfigDict
 
-from configs import common, real
+from configs import common, models, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `safetensors=FILE` and `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg, "tiny-dense")
   config = common.sft(common.training(common.miniature(preset)))
-  config.name = f"distill-{preset}"
+  config.name = f"distill-{models.label(preset)}"
   config.init = common.student()
   config.data = dict(name="responses", path="runs/distill-data-tiny/data.jsonl")
   config.epochs = 3.0
@@ -44,8 +44,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.small_sft(config)
     config.eval_every_rounds = 0
   real.real(config, preset, smoke)
-  if preset in real.MACHINES:
-    config.optimizer.learning_rate = real.MACHINES[preset].student_lr
+  if real.machine(preset):
+    config.optimizer.learning_rate = real.machine(preset).student_lr
     config.sequences_per_round = 64
     config.data.path = "runs/distill-data-deepseek-v3/data.jsonl"
   return common.apply(config, overrides)

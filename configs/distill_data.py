@@ -8,7 +8,7 @@ its own SFT has; the miniature takes new ones, as R1 has come after its SFT.
 
 from ml_collections import ConfigDict
 
-from configs import common, rejection
+from configs import common, models, rejection
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -16,7 +16,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   preset, smoke, overrides = common.parse(arg)
   words = [preset] + ["smoke"] * smoke
   config = rejection.get_config(",".join(words)).unlock()
-  config.name = f"distill-data-{preset}"
+  config.name = f"distill-data-{models.label(preset)}"
   config.max_kept_per_question = 12
   if not smoke:
     config.samples_per_question = 24

@@ -15,7 +15,7 @@ arXiv:1503.02531; GKD, arXiv:2306.13649, §2), which asks for one tokenizer.
 
 from ml_collections import ConfigDict
 
-from configs import common, distill
+from configs import common, distill, models
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   preset, smoke, overrides = common.parse(arg, "tiny-dense")
   words = [preset] + ["smoke"] * smoke
   config = distill.get_config(",".join(words)).unlock()
-  config.name = f"distill-logits-{preset}"
+  config.name = f"distill-logits-{models.label(preset)}"
   config.job = "distill"
   del config.loss_on
   del config.mtp_coef

@@ -16,14 +16,14 @@ the sampled tokens' probabilities alone.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, models
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `safetensors=FILE` and `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg, "tiny-dense")
   config = common.training(common.miniature(preset))
-  config.name = f"distill-on-policy-{preset}"
+  config.name = f"distill-on-policy-{models.label(preset)}"
   config.job = "on_policy_distill"
   config.init = common.student()
   config.teacher = common.teacher()

@@ -23,14 +23,14 @@ examples of the train split in front.
 
 from ml_collections import ConfigDict
 
-from configs import common, real
+from configs import common, models, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `checkpoint=DIR`, `safetensors=FILE`, `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg)
   config = common.miniature(preset)
-  config.name = f"evaluate-{preset}"
+  config.name = f"evaluate-{models.label(preset)}"
   config.job = "evaluate"
   config.init = dict(name="bundled")
   config.eval_data = suites()

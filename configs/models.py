@@ -1,20 +1,39 @@
 """Model presets; dimensions of the published ones from their configs."""
 
 import functools
+import os
+import pathlib
 
 from ml_collections import ConfigDict
 
+from r1jax.models import hub_source
+
 
 def get_config(preset: str = "tiny") -> ConfigDict:
-  """The preset's `config.model`.
+  """The `config.model` of a preset, a Hugging Face folder or a GGUF file.
 
   Raises:
-    ValueError: For an unknown preset; it lists the known ones.
+    ValueError: For an unknown preset; it lists the known ones. For a folder
+      or file whose model is not built.
   """
+  if is_path(preset):
+    fields = hub_source.read_config(preset)
+    form = {"moe_impl": "ragged"} if fields.get("num_experts") else {}
+    return ConfigDict({**_BIG, **fields, **form})
   if preset not in PRESETS:
     known = ", ".join(sorted(PRESETS))
     raise ValueError(f"Model preset {preset!r} is unknown. Known: {known}.")
   return ConfigDict(PRESETS[preset]())
+
+
+def is_path(preset: str) -> bool:
+  """Whether it is a checkpoint's place and no preset's name."""
+  return preset not in PRESETS and os.path.exists(preset)
+
+
+def label(preset: str) -> str:
+  """The preset, or what the folder or file is called."""
+  return pathlib.Path(preset).resolve().stem if is_path(preset) else preset
 
 
 def tiny() -> dict:

@@ -5,14 +5,14 @@ python -m r1jax.main --config=configs/pretrain.py
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, models
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `tiny-dense` and `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg)
   config = common.training(common.miniature(preset))
-  config.name = f"pretrain-{preset}"
+  config.name = f"pretrain-{models.label(preset)}"
   config.job = "lm"
   config.init = dict(name="random")
   config.data = dict(name="miniature", seed=0)

@@ -86,7 +86,7 @@ MINIATURE = (
 
 def stages(preset: str, student: str) -> list[tuple]:
   """The entries of STAGES for a preset, and of a real one for its student."""
-  if preset not in real.MACHINES:
+  if not real.machine(preset):
     return list(STAGES)
   return [
     (

@@ -2,8 +2,9 @@
 
 `configs/zero.py:qwen2.5-1.5b` and the like take the miniature's config and
 pass it through `real`. Weights and tokenizer are then those of the Hugging
-Face folder `models/PRESET`, or of the variant `hub=DIR` (also a GGUF file);
-the questions are files below `data/`, which are yours to put there:
+Face folder `models/PRESET`, or of the variant `hub=DIR` (also a GGUF file),
+which decides the dimensions too where no preset is named (its mesh is then one
+device); the questions are files below `data/`, which are yours to put there:
 
   data/gsm8k/train.jsonl, test.jsonl     question, answer with #### NUMBER
   data/math/train.jsonl, test.jsonl      problem, solution with \\boxed{}
@@ -25,6 +26,9 @@ moments and the reference take 20 bytes a parameter, sharded over the mesh.
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
+
+from configs import models
+from r1jax.models import hub_source
 
 LAPTOP = "two CPU cores"
 GPU, NODE = "one 80 GB GPU", "eight 80 GB GPUs"
@@ -77,6 +81,16 @@ MACHINES = {
   "deepseek-v2": Machine("128 such", _mesh(16, 8), 163840, 2e-5),
   "deepseek-v3": Machine("512 such", _mesh(16, 32), 163840, 2e-5),
 }
+
+
+def machine(preset: str) -> Machine | None:
+  """Of MACHINES; one device for a folder's or file's; None of a miniature."""
+  if models.is_path(preset):
+    hf = hub_source.read_json_config(preset)
+    return Machine(GPU, _mesh(1), hf["max_position_embeddings"], 1e-4)
+  return MACHINES.get(preset)
+
+
 # The paper's lengths (DeepSeek-R1's supplement, B.4), where the model has
 # the positions for them.
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 1024, 32768
@@ -135,23 +149,24 @@ def real(
     smoke: Whether it shall end soon, on the same hardware.
     template: "r1-zero" where the model has seen no other.
   """
-  if preset not in MACHINES:
+  found = machine(preset)
+  if not found:
     return
-  machine = MACHINES[preset]
-  _weights(config, preset, machine)
+  _weights(config, preset, found)
   del config.template
   config.template = template
   if config.job != "reward_model":
-    _prompts(config, preset, machine, smoke)
+    _prompts(config, preset, found, smoke)
   _JOBS[config.job](config, preset, smoke)
 
 
 def _prompts(
-  config: ConfigDict, preset: str, machine: Machine, smoke: bool
+  config: ConfigDict, preset: str, meant_for: Machine, smoke: bool
 ) -> None:
   """Fields of what samples: lengths, slots, graders, suites."""
-  room = machine.positions - MAX_PROMPT_TOKENS
-  config.max_prompt_tokens = MAX_PROMPT_TOKENS
+  prompt = min(MAX_PROMPT_TOKENS, meant_for.positions // 4)
+  room = meant_for.positions - prompt
+  config.max_prompt_tokens = prompt
   config.max_response_tokens = min(MAX_RESPONSE_TOKENS, room)
   if preset == "smollm2-135m":
     config.max_prompt_tokens, config.max_response_tokens = 256, 256
@@ -160,15 +175,15 @@ def _prompts(
   config.grader.update(workers=16, timeout_secs=30.0, budget_secs=600.0)
   config.eval_data = suites()
   if smoke:
-    config.max_response_tokens = 256
+    config.max_response_tokens = min(256, room)
     config.sampling.slots = 16
 
 
-def _weights(config: ConfigDict, preset: str, machine: Machine) -> None:
-  folder = f"models/{preset}"
+def _weights(config: ConfigDict, preset: str, meant_for: Machine) -> None:
+  folder = preset if models.is_path(preset) else f"models/{preset}"
   config.init = dict(name="hub", path=folder)
   config.tokenizer = folder
-  config.mesh.update(machine.mesh)
+  config.mesh.update(meant_for.mesh)
   if "optimizer" in config:
     config.model.param_dtype = "float32"
 
@@ -224,11 +239,11 @@ def _lm(config: ConfigDict, preset: str, smoke: bool) -> None:
 
   DeepSeek-R1 (arXiv:2501.12948), supplement, B.4.2; context 32,768.
   """
-  _updates(config, min(SFT_TOKENS, MACHINES[preset].positions))
+  _updates(config, min(SFT_TOKENS, machine(preset).positions))
   config.sequences_per_round = 128
   config.epochs = 2.0
   config.optimizer.learning_rate = 5e-5
-  path = config.data.path.replace("tiny", preset)
+  path = config.data.path.replace("tiny", models.label(preset))
   config.data = dict(name="responses", path=path)
   config.eval_every_rounds = 0
   if preset == "smollm2-135m":
@@ -240,7 +255,7 @@ def _lm(config: ConfigDict, preset: str, smoke: bool) -> None:
 def _reward_model(config: ConfigDict, preset: str, smoke: bool) -> None:
   """As in the paper, §3.1: 8,192 tokens, batches of 256, one epoch at 6e-6."""
   is_pairs = config.loss.name == "pairwise"
-  config.max_tokens = min(8192, MACHINES[preset].positions)
+  config.max_tokens = min(8192, machine(preset).positions)
   config.overlong = "drop"
   _updates(config, config.max_tokens * (2 if is_pairs else 1))
   config.records_per_round = 256

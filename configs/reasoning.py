@@ -10,17 +10,17 @@ of the supplement, B.6.
 
 from ml_collections import ConfigDict
 
-from configs import common, real, zero
+from configs import common, models, real, zero
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; variants as those of zero.py, and `language=WEIGHT`."""
-  preset, _, overrides = common.parse(arg)
+  preset, smoke, overrides = common.parse(arg)
   weight = float(overrides.pop("language", 1.0))
-  words = [w for w in (arg or "").split(",") if "=" not in w]
+  words = [preset] + ["smoke"] * smoke
   config = zero.get_config(",".join(words)).unlock()
-  config.name = f"reasoning-{preset}"
-  if preset in real.MACHINES:
+  config.name = f"reasoning-{models.label(preset)}"
+  if real.machine(preset):
     config.template = "chat-think"
     config.loss.update(clip_low=10.0, clip_high=10.0)
   else:

@@ -12,14 +12,14 @@ not stated; the miniature's are below.
 
 from ml_collections import ConfigDict
 
-from configs import common, real
+from configs import common, models, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `checkpoint=DIR` and `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg)
   config = common.generation(common.miniature(preset))
-  config.name = f"rejection-{preset}"
+  config.name = f"rejection-{models.label(preset)}"
   config.init = dict(name="bundled")
   config.data = common.all_questions()
   config.samples_per_question = 8

@@ -27,14 +27,14 @@ does instead:
 
 from ml_collections import ConfigDict
 
-from configs import common, real
+from configs import common, models, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `checkpoint=DIR`, `safetensors=FILE`, `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg)
   config = common.reward_model(preset)
-  config.name = f"reward-helpful-{preset}"
+  config.name = f"reward-helpful-{models.label(preset)}"
   config.loss = dict(name="pairwise", margin_coef=0.0)
   config.score_on = "summary"
   pairs = dict(

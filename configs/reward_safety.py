@@ -22,14 +22,14 @@ does instead:
 
 from ml_collections import ConfigDict
 
-from configs import common, real
+from configs import common, models, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; `checkpoint=DIR`, `safetensors=FILE`, `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg)
   config = common.reward_model(preset)
-  config.name = f"reward-safety-{preset}"
+  config.name = f"reward-safety-{models.label(preset)}"
   config.loss = dict(name="pointwise")
   config.score_on = "response"
   labels = dict(name="miniature_labels", seed=0, unsafe=0.4, leaks=0.2)

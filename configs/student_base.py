@@ -12,7 +12,7 @@ a right sum from a wrong one, and learned neither by RL nor from samples.
 
 from ml_collections import ConfigDict
 
-from configs import common, pretrain
+from configs import common, models, pretrain
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   preset, smoke, overrides = common.parse(arg, "tiny-dense")
   words = [preset] + ["smoke"] * smoke
   config = pretrain.get_config(",".join(words)).unlock()
-  config.name = f"student-base-{preset}"
+  config.name = f"student-base-{models.label(preset)}"
   config.optimizer.learning_rate = 8e-3
   common.without_experts(config)
   if not smoke:

@@ -16,7 +16,7 @@ takes to train on no fewer tokens than the distillation does
 
 from ml_collections import ConfigDict
 
-from configs import common, real, zero
+from configs import common, models, real, zero
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -24,8 +24,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   preset, smoke, overrides = common.parse(arg, "tiny-dense")
   words = [preset] + ["smoke"] * smoke
   config = zero.get_config(",".join(words)).unlock()
-  config.name = f"student-rl-{preset}"
-  if preset in real.MACHINES:
+  config.name = f"student-rl-{models.label(preset)}"
+  if real.machine(preset):
     config.optimizer.learning_rate = 2e-6
     return common.apply(config, overrides)
   config.init = common.student()

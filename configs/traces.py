@@ -17,7 +17,7 @@ base it is searches that gave up and guessed right, and right programs.
 
 from ml_collections import ConfigDict
 
-from configs import common, real
+from configs import common, models, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -27,7 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if source not in ("zero", "base"):
     raise ValueError(f"from is {source!r}. Known: zero, base.")
   config = common.generation(common.miniature(preset))
-  config.name = f"traces-{source}-{preset}"
+  config.name = f"traces-{source}-{models.label(preset)}"
   config.init = dict(name="bundled")
   config.data = dict(name="countdown", split="train", test_frac=0.2)
   config.samples_per_question = 4

@@ -27,14 +27,14 @@ miniature does instead:
 
 from ml_collections import ConfigDict
 
-from configs import common, real
+from configs import common, models, real
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """The config; presets, `hub=DIR` and `smoke` are variants."""
   preset, smoke, overrides = common.parse(arg)
   config = common.training(common.miniature(preset))
-  config.name = f"zero-{preset}"
+  config.name = f"zero-{models.label(preset)}"
   config.job = "grpo"
   config.init = dict(name="bundled")
   config.data = dict(name="countdown", split="train", test_frac=0.2)
@@ -80,6 +80,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.eval_every_rounds = 0
     config.optimizer.schedule.warmup_updates = 1
   real.real(config, preset, smoke, template="r1-zero")
-  if preset in real.MACHINES:
+  if real.machine(preset):
     config.data = real.questions()
   return common.apply(config, overrides)

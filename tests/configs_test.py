@@ -30,6 +30,7 @@ from r1jax import losses as losses_lib
 from r1jax.advantages import ADVANTAGES
 from r1jax.data import tokenizer
 from r1jax.models import config as model_config
+from r1jax.models import hub
 from r1jax.stages import distill, grpo, lm, reward_model
 from r1jax.types import Batch
 from tests import runs
@@ -212,6 +213,25 @@ class RealTest(parameterized.TestCase):
         self.assertEqual(
           config.model.d_model, models.get_config(preset).d_model
         )
+
+  @parameterized.parameters(*STAGES)
+  def test_a_folder_without_a_preset_decides_the_model(self, name):
+    for model in ("qwen3-moe", "llama"):
+      folder = str(runs.ROOT / "tests/models/golden" / model)
+      for words in (f"hub={folder}", f"smoke,hub={folder}"):
+        config = get_config(f"configs.{name}", words)
+        config_check.check(config)
+        self.assertTrue(config.name.endswith(f"-{model}"), config.name)
+        self.assertEqual(config.init.to_dict(), dict(name="hub", path=folder))
+        self.assertEqual(config.tokenizer, folder)
+        dims = model_config.from_dict(config.model.to_dict())
+        hub.check(folder, dims, "config.model")
+
+  def test_a_folder_that_is_not_there(self):
+    with self.assertRaisesRegex(
+      ValueError, "hub=models/none: there is no such folder or file. Name one"
+    ):
+      get_config("configs.zero", "smoke,hub=models/none")
 
   def test_the_chain_of_a_published_model(self):
     for words in ("qwen2.5-7b", "qwen2.5-7b,smoke"):
