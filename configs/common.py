@@ -92,6 +92,7 @@ def base(preset: str) -> ConfigDict:
   config.tokenizer = "bundled"
   config.template = "miniature"
   config.mesh = dict(data=1, fsdp=1, expert=1, tensor=1)
+  config.kernels = dict(attention="auto", experts="auto")
   return config
 
 

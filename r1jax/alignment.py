@@ -13,6 +13,7 @@ import ml_collections
 from r1jax import experiment, preference, records, rollout, sharding, tree
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import config as model_config
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.records import Question
 
 
@@ -53,6 +54,7 @@ def model_rewards(
   tokenizer: tokenizer_lib.Tokenizer,
   dims: model_config.ModelConfig,
   mesh: jax.sharding.Mesh,
+  layout: Layout = SINGLE,
 ) -> tuple[dict[str, rollout.ModelReward], dict[str, str]]:
   """The rewards by config.reward_models, and the models' digests.
 
@@ -61,7 +63,7 @@ def model_rewards(
   Raises:
     ValueError: As `check_reward_models`.
   """
-  model = preference.make(dims)
+  model = preference.make(dims, layout=layout)
   abstract = experiment.abstract_weights(model, mesh)
   rows = sharding.rows(mesh)
   score = preference.make_scorer(

@@ -97,6 +97,10 @@ _BASE = {
     "expert": schema.integer(1),
     "tensor": schema.integer(1),
   },
+  "kernels": {
+    "attention": schema.one_of("auto", "mask"),
+    "experts": schema.one_of("auto", "dense", "blocked", "ragged", "megablox"),
+  },
 }
 
 _ASKED = {

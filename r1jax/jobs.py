@@ -95,11 +95,12 @@ def _grpo(run: run_lib.Run) -> None:
     run.dims,
     temperature=config.sampling.temperature,
     with_balance=config.balance_coef > 0,
+    layout=run.layout,
   )
   rows = sharding.rows(run.mesh)
   by_kind = config.rewards_by_kind.to_dict()
   models, digests = alignment.model_rewards(
-    config, run.tokenizer, run.dims, run.mesh
+    config, run.tokenizer, run.dims, run.mesh, run.layout
   )
 
   def make_stage():
@@ -133,6 +134,7 @@ def _lm(run: run_lib.Run) -> None:
     temperature=1.0,
     with_balance=config.balance_coef > 0,
     with_mtp=config.mtp_coef > 0,
+    layout=run.layout,
   )
   rows = sharding.rows(run.mesh)
 
@@ -166,8 +168,8 @@ def _distill(run: run_lib.Run) -> None:
   weigh = _choice(config, "weighting", weighting.WEIGHTINGS)
   documents = experiment.documents(config, run.tokenizer)
   teacher_dims, teacher = experiment.teacher(config, run.dims, run.mesh)
-  model = policy.make(run.dims, temperature=1.0)
-  loss_fn = distill.loss_of(config, run.dims, teacher_dims)
+  model = policy.make(run.dims, temperature=1.0, layout=run.layout)
+  loss_fn = distill.loss_of(config, run.dims, teacher_dims, run.layout)
   rows = sharding.rows(run.mesh)
 
   def make_stage():
@@ -202,12 +204,16 @@ def _on_policy_distill(run: run_lib.Run) -> None:
   teacher_dims, teacher = experiment.teacher(config, run.dims, run.mesh)
   rows = sharding.rows(run.mesh)
   prepare = distill.preparation(
-    config, teacher_dims, teacher, lambda batch: jax.device_put(batch, rows)
+    config,
+    teacher_dims,
+    teacher,
+    lambda batch: jax.device_put(batch, rows),
+    run.layout,
   )
 
   def make_stage():
     return distill.make_on_policy(
-      distill.loss_of(config, run.dims, teacher_dims),
+      distill.loss_of(config, run.dims, teacher_dims, run.layout),
       prepare,
       run_lib.roll(run, config.sampling),
       experiment.question_order(data, config.seed),
@@ -217,7 +223,7 @@ def _on_policy_distill(run: run_lib.Run) -> None:
 
   training.train(
     run,
-    policy.make(run.dims, temperature=1.0),
+    policy.make(run.dims, temperature=1.0, layout=run.layout),
     make_stage,
     with_reference=False,
     rounds=config.rounds,
@@ -234,7 +240,9 @@ def _generate(run: run_lib.Run) -> None:
   order = experiment.question_order(data, config.seed)
   n = config.questions_per_round
   rounds = -(-len(data) // n)
-  model = policy.make(run.dims, temperature=config.sampling.temperature)
+  model = policy.make(
+    run.dims, temperature=config.sampling.temperature, layout=run.layout
+  )
   params, buffers = experiment.weights(config, model, run.mesh)
   run_card.write(
     workdir,
@@ -272,6 +280,7 @@ def _reward_model(run: run_lib.Run) -> None:
     run.tokenizer,
     run.dims,
     run.mesh,
+    run.layout,
     lambda row: lines.write([row]),
   )
   training.train(
@@ -298,7 +307,7 @@ def _evaluate(run: run_lib.Run) -> None:
     run, (q for s in suites.values() for x in s.values() for q in x.questions)
   )
   filters = readable.filters(config.readable.to_dict(), "config.readable")
-  model = policy.make(run.dims, temperature=1.0)
+  model = policy.make(run.dims, temperature=1.0, layout=run.layout)
   params, buffers = experiment.weights(config, model, run.mesh)
   state = train.TrainState(params, buffers, None, None, None)
   metrics.truncate_from(run.workdir, -1)
@@ -337,7 +346,9 @@ def _rolls(run: run_lib.Run) -> dict[str, rollout.Roll]:
   for mode, settings in config.eval_modes.items():
     drawn = tuple(settings[x] for x in ("temperature", "top_p", "top_k"))
     if drawn not in made:
-      model = policy.make(run.dims, temperature=settings.temperature)
+      model = policy.make(
+        run.dims, temperature=settings.temperature, layout=run.layout
+      )
       new = experiment.programs(config, model, run.tokenizer, settings)
       first = next(iter(made.values()), new)
       made[drawn] = first._replace(decode=new.decode)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from r1jax.models import transformer
 from r1jax.models.attention import Context, packed_mask
 from r1jax.models.config import ModelConfig
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.models.moe import Report
 from r1jax.sampling import decode, engine
 from r1jax.types import Batch, Params
@@ -66,6 +67,7 @@ def make(
   temperature: float,
   with_balance: bool = False,
   with_mtp: bool = False,
+  layout: Layout = SINGLE,
 ) -> Policy:
   """The policy of a model at a temperature.
 
@@ -75,8 +77,11 @@ def make(
       samples the likeliest token and scores at 1.
     with_balance: Whether the report holds the balance loss.
     with_mtp: Whether multi-token prediction is scored.
+    layout: The mesh that the model runs on, and its kernels.
   """
-  forward = functools.partial(_forward, config, with_balance, with_mtp=with_mtp)
+  forward = functools.partial(
+    _forward, config, with_balance, with_mtp=with_mtp, layout=layout
+  )
   return Policy(
     functools.partial(_init, config),
     functools.partial(_logprobs, forward, temperature or 1.0),
@@ -143,10 +148,18 @@ def _logprobs(
   return Scores(logprobs_BT, entropy_BT, out.report, mtp_BT)
 
 
-def _forward(config, with_balance, params, buffers, batch, with_mtp=False):
+def _forward(
+  config,
+  with_balance,
+  params,
+  buffers,
+  batch,
+  with_mtp=False,
+  layout=SINGLE,
+):
   """(output, head) of a model on a batch."""
   model = transformer.Transformer(
-    config, with_balance=with_balance, with_mtp=with_mtp
+    config, with_balance=with_balance, with_mtp=with_mtp, layout=layout
   )
   variables = {"params": params, "buffers": buffers}
   context = Context(
@@ -165,6 +178,7 @@ def make_comparison(
   *,
   temperature: float,
   with_balance: bool = False,
+  layout: Layout = SINGLE,
 ) -> Comparison:
   """The comparison of a student with its teacher, token by token.
 
@@ -177,14 +191,18 @@ def make_comparison(
     student, teacher: The models; of one vocabulary.
     divergence: Of `divergences`.
     temperature: Divides both models' logits, above 0.
-    with_balance: As of `make`.
+    with_balance, layout: As of `make`.
   """
   assert student.vocab_size == teacher.vocab_size
 
   def compare(params, buffers, batch):
-    out, head = _forward(student, with_balance, params, buffers, batch)
+    out, head = _forward(
+      student, with_balance, params, buffers, batch, layout=layout
+    )
     plain = batch._replace(experts_BTLP=None)
-    theirs, their_head = _forward(teacher, False, *batch.teacher, plain)
+    theirs, their_head = _forward(
+      teacher, False, *batch.teacher, plain, layout=layout
+    )
 
     def score(hidden_BXD, teacher_BXD, tokens_BX):
       logits_BXV = head(hidden_BXD)

@@ -22,6 +22,7 @@ from r1jax.data.tokenizer import Tokenizer
 from r1jax.models import heads, store
 from r1jax.models.attention import Context, packed_mask
 from r1jax.models.config import ModelConfig
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.records import Question, Response, Reward
 from r1jax.rewards import extract
 from r1jax.types import Params
@@ -67,14 +68,16 @@ class Reading(NamedTuple):
 Scorer = Callable[[Params, Params, Sequence[Sequence[int]]], np.ndarray]
 
 
-def make(config: ModelConfig, *, with_balance: bool = False) -> RewardModel:
+def make(
+  config: ModelConfig, *, with_balance: bool = False, layout: Layout = SINGLE
+) -> RewardModel:
   """The reward model on a decoder of these dimensions."""
-  model = heads.RewardModel(config, with_balance=with_balance)
+  model = heads.RewardModel(config, with_balance, layout)
 
   def init(key):
     ones_BT = jnp.ones((1, 2), jnp.int32)
     context = Context(ones_BT, packed_mask(ones_BT), ones_BT)
-    variables = model.init(key, ones_BT, context)
+    variables = heads.RewardModel(config).init(key, ones_BT, context)
     return variables["params"], variables.get("buffers", {})
 
   def scores(params, buffers, tokens_BT, segments_BT, positions_BT):

@@ -21,7 +21,9 @@ from r1jax import (
 )
 from r1jax.data import sources
 from r1jax.data import tokenizer as tokenizer_lib
+from r1jax.models import layout as layout_lib
 from r1jax.models.config import ModelConfig
+from r1jax.models.layout import Layout
 from r1jax.records import Question
 from r1jax.rewards import sandbox
 
@@ -42,6 +44,7 @@ class Run(NamedTuple):
   tokenizer: tokenizer_lib.Tokenizer
   dims: ModelConfig
   mesh: jax.sharding.Mesh
+  layout: Layout
   suites: dict[str, list[Question]]
   grader: grading.Grader | None
 
@@ -59,14 +62,17 @@ def start(
   experiment.template(config)
   if "reward_models" in config:
     alignment.check_reward_models(config, tokenizer, dims)
-  if "rewards" not in config:  # Nothing is sampled or graded.
-    mesh = sharding.make_mesh(config.mesh)
-    return Run(config, workdir, stack, tokenizer, dims, mesh, {}, None)
-  suites = _suites(config, tokenizer) if "eval_sampling" in config else {}
+  suites, grader = {}, None
+  if "eval_sampling" in config:
+    suites = _suites(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh)
-  grader = experiment.grader(config)
-  stack.callback(grader.close)
-  return Run(config, workdir, stack, tokenizer, dims, mesh, suites, grader)
+  layout = layout_lib.of(mesh, config.kernels)
+  if "rewards" in config:  # Else nothing is sampled or graded.
+    grader = experiment.grader(config)
+    stack.callback(grader.close)
+  return Run(
+    config, workdir, stack, tokenizer, dims, mesh, layout, suites, grader
+  )
 
 
 def _suites(
@@ -105,7 +111,9 @@ def roll(
     sampling: Of the config.
     by_kind, models: As of `experiment.roll`.
   """
-  model = policy.make(run.dims, temperature=sampling["temperature"])
+  model = policy.make(
+    run.dims, temperature=sampling["temperature"], layout=run.layout
+  )
   programs = experiment.programs(run.config, model, run.tokenizer, sampling)
   return experiment.roll(
     run.config, run.tokenizer, programs, run.grader, by_kind, models

@@ -1,21 +1,26 @@
 """The mesh, and where every array lives on it."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ("data", "fsdp", "expert", "tensor")
-BATCH_AXES = ("data", "fsdp", "expert")
+from r1jax.models.layout import BATCH_AXES, MESH_AXES
 
-# Logical axis of a parameter to mesh axis; None is replicated.
-RULES: dict[str, str | None] = {
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+# Logical axis of a parameter to mesh axis or axes; None is replicated.
+# "embed" lies on the expert axis too, which holds no expert of a dense
+# layer, so that nothing big is stored twice.
+RULES: Rules = {
   "vocab": "tensor",
-  "embed": "fsdp",
+  "embed": ("fsdp", "expert"),
   "mlp": "tensor",
   "heads": "tensor",
   "kv_heads": "tensor",
@@ -23,6 +28,7 @@ RULES: dict[str, str | None] = {
   "q_lora": None,
   "kv_lora": None,
   "experts": "expert",
+  "expert_embed": "fsdp",
   "expert_mlp": "tensor",
   "router": None,
   "norm": None,
@@ -30,29 +36,62 @@ RULES: dict[str, str | None] = {
 }
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-  """The mesh of all devices.
+def make_mesh(
+  sizes: Mapping[str, int], devices: Sequence[Any] | None = None
+) -> Mesh:
+  """The mesh of the devices, neighbours in it neighbours in the machine.
+
+  Where there are several slices of a TPU, the slow network between them
+  divides the first axis that it can: data, then fsdp, then expert.
+
+  Args:
+    sizes: By axis.
+    devices: All of this process's by default; a topology's, to compile for.
 
   Raises:
-    ValueError: If the sizes do not multiply to the number of devices.
+    ValueError: If the sizes do not multiply to the number of devices, or
+      the slices divide no axis.
   """
+  devices = jax.devices() if devices is None else list(devices)
   shape = tuple(sizes[axis] for axis in MESH_AXES)
-  product = 1
-  for size in shape:
-    product *= size
-  if product != jax.device_count():
+  if math.prod(shape) != len(devices):
     raise ValueError(
-      f"config.mesh {dict(sizes)} has {product} devices, but there are "
-      f"{jax.device_count()}. Its sizes must multiply to that."
+      f"config.mesh {dict(sizes)} has {math.prod(shape)} devices, but there "
+      f"are {len(devices)}. Its sizes must multiply to that."
     )
-  devices = mesh_utils.create_device_mesh(shape)
   kinds = (jax.sharding.AxisType.Auto,) * len(shape)
-  return Mesh(devices, MESH_AXES, axis_types=kinds)
+  return Mesh(_ordered(shape, devices), MESH_AXES, axis_types=kinds)
 
 
-def param_shardings(
-  mesh: Mesh, boxed: Any, rules: Mapping[str, str | None] | None = None
-) -> Any:
+def _ordered(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
+  slices = {getattr(device, "slice_index", 0) for device in devices}
+  if devices[0].platform != "tpu" or len(slices) == 1:
+    return _on_torus(shape, devices)
+  for i, axis in enumerate(MESH_AXES):
+    if axis in BATCH_AXES and shape[i] % len(slices) == 0:
+      inside = list(shape)
+      inside[i] //= len(slices)
+      parts = [
+        _on_torus(tuple(inside), [d for d in devices if d.slice_index == s])
+        for s in sorted(slices)
+      ]
+      return np.concatenate(parts, axis=i)
+  raise ValueError(
+    f"config.mesh {dict(zip(MESH_AXES, shape))} has no axis that the "
+    f"{len(slices)} slices divide. Make data a multiple of {len(slices)}."
+  )
+
+
+def _on_torus(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
+  try:
+    return mesh_utils.create_device_mesh(shape, devices)
+  except NotImplementedError:  # An axis is no product of the torus's axes.
+    return mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+
+
+def param_shardings(mesh: Mesh, boxed: Any, rules: Rules | None = None) -> Any:
   """Sharding of each leaf of a tree boxed with logical axes.
 
   A mesh axis that does not divide the leaf's axis is an error, as is a
@@ -75,11 +114,11 @@ def param_shardings(
           f"Add it to sharding.RULES. Known: {', '.join(rules)}."
         )
       axes.append(_usable(mesh, rules[axis], size, f"{name} axis {axis}"))
-    named = [axis for axis in axes if axis]
+    named = [x for axis in axes for x in _several(axis)]
     if len(named) != len(set(named)):
       raise ValueError(
         f"Parameter {name} has the axes {leaf.names}, two of which the "
-        f"rules put on one mesh axis: {axes}."
+        f"rules put on one mesh axis: {axes}. Change sharding.RULES."
       )
     return NamedSharding(mesh, PartitionSpec(*axes))
 
@@ -88,15 +127,23 @@ def param_shardings(
   )
 
 
+def _several(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  if axis is None:
+    return ()
+  return (axis,) if isinstance(axis, str) else axis
+
+
 def _usable(mesh, axis, size, where):
-  if axis is None or mesh.shape[axis] == 1:
-    return None
-  if size % mesh.shape[axis]:
+  """The mesh axes of a logical axis that have more than one device."""
+  used = tuple(x for x in _several(axis) if mesh.shape[x] > 1)
+  shards = math.prod(mesh.shape[x] for x in used)
+  if size % shards:
+    sizes = " * ".join(f"config.mesh.{x}" for x in used)
     raise ValueError(
-      f"config.mesh.{axis} is {mesh.shape[axis]}, which does not divide "
-      f"{where} of size {size}. Choose a divisor."
+      f"{sizes} is {shards}, which does not divide {where} of size {size}. "
+      "Choose a divisor."
     )
-  return axis
+  return used[0] if len(used) == 1 else used or None
 
 
 def optimizer_shardings(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Linear, RMSNorm, rotary, rotate
+from r1jax.models.layout import SINGLE, Layout
 
 MASKED = -1e30  # Finite, so a row with nothing to see stays finite.
 
@@ -79,6 +80,7 @@ class GroupedQueryAttention(nn.Module):
   """Attention whose query heads share keys and values in groups."""
 
   config: ModelConfig
+  layout: Layout = SINGLE
 
   @nn.compact
   def __call__(

@@ -6,6 +6,7 @@ import jax
 from r1jax.models.attention import GroupedQueryAttention
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import MLP, RMSNorm
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.models.mla import LatentAttention
 from r1jax.models.moe import MoE
 
@@ -20,6 +21,7 @@ class Block(nn.Module):
   keep_cache: bool
   with_balance: bool
   moe_impl: str
+  layout: Layout = SINGLE
 
   @nn.compact
   def __call__(self, x_BTD, inputs, context):
@@ -27,13 +29,13 @@ class Block(nn.Module):
     c = self.config
     cache, replay_BTP = inputs
     normed_BTD = RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
-    attention = ATTENTIONS[c.attention](c, name="attention")
+    attention = ATTENTIONS[c.attention](c, self.layout, name="attention")
     y_BTD, cache = attention(normed_BTD, context, cache)
     x_BTD = x_BTD + y_BTD
     normed_BTD = RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
     report = None
     if self.is_moe:
-      moe = MoE(c, self.with_balance, self.moe_impl, name="moe")
+      moe = MoE(c, self.with_balance, self.moe_impl, self.layout, name="moe")
       y_BTD, report = moe(normed_BTD, context, replay_BTP)
     else:
       y_BTD = MLP(c, c.d_ff, name="mlp")(normed_BTD)

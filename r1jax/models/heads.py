@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from r1jax.models import mtp
 from r1jax.models.attention import Context
 from r1jax.models.config import ModelConfig
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.models.moe import Report
 from r1jax.models.transformer import Transformer
 from r1jax.types import Params
@@ -25,6 +26,7 @@ class RewardModel(nn.Module):
 
   config: ModelConfig
   with_balance: bool = False
+  layout: Layout = SINGLE
 
   def setup(self):
     """Declares the parameters."""
@@ -32,7 +34,9 @@ class RewardModel(nn.Module):
     config = dataclasses.replace(
       self.config, tie_embeddings=True, num_mtp_layers=0
     )
-    self.decoder = Transformer(config, with_balance=self.with_balance)
+    self.decoder = Transformer(
+      config, with_balance=self.with_balance, layout=self.layout
+    )
     # Scores start near 0: hidden states are of size sqrt(d_model).
     init = nn.initializers.normal(1 / config.d_model)
     self.reward_head = self.param(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from r1jax.models.attention import MASKED, Context, attend, write_columns
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Linear, RMSNorm, rotary, rotate, yarn_mscale
+from r1jax.models.layout import SINGLE, Layout
 
 
 def softmax_scale(config: ModelConfig) -> float:
@@ -27,6 +28,7 @@ class LatentAttention(nn.Module):
   """
 
   config: ModelConfig
+  layout: Layout = SINGLE
 
   @nn.compact
   def __call__(

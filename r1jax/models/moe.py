@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from r1jax.models.attention import Context
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import MLP
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.types import Params
 
 MAX_BLOCK_TOKENS = 64
@@ -211,11 +212,13 @@ class MoE(nn.Module):
   Attributes:
     with_balance: Whether the balance loss is computed.
     impl: Form of the experts, of EXPERTS.
+    layout: The mesh and its kernels.
   """
 
   config: ModelConfig
   with_balance: bool
   impl: str
+  layout: Layout = SINGLE
 
   @nn.compact
   def __call__(
@@ -232,9 +235,9 @@ class MoE(nn.Module):
     routing, differs_X = route(*self._router(x_XD), replay_XP, c)
     dtype = jnp.dtype(c.compute_dtype)
     kernels = (
-      self._kernel("gate", ("experts", "embed", "expert_mlp"), dtype),
-      self._kernel("up", ("experts", "embed", "expert_mlp"), dtype),
-      self._kernel("down", ("experts", "expert_mlp", "embed"), dtype),
+      self._kernel("gate", ("experts", "expert_embed", "expert_mlp"), dtype),
+      self._kernel("up", ("experts", "expert_embed", "expert_mlp"), dtype),
+      self._kernel("down", ("experts", "expert_mlp", "expert_embed"), dtype),
     )
     y_XD = EXPERTS[self.impl](x_XD.astype(dtype), routing, *kernels)
     y_BTD = y_XD.reshape(B, T, D)
@@ -260,7 +263,7 @@ class MoE(nn.Module):
 
   def _kernel(self, name, axes, dtype):
     c = self.config
-    width = {"embed": c.d_model, "expert_mlp": c.d_expert}
+    width = {"expert_embed": c.d_model, "expert_mlp": c.d_expert}
     shape = (c.num_experts, width[axes[1]], width[axes[2]])
     init = nn.with_logical_partitioning(
       nn.initializers.normal(c.init_std), axes

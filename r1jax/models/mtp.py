@@ -8,6 +8,7 @@ from r1jax.models.attention import Context, packed_mask
 from r1jax.models.block import rematerialized
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Linear, RMSNorm
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.models.moe import Report
 
 NAME = "mtp"  # Of its parameters.
@@ -25,12 +26,13 @@ class MTP(nn.Module):
   with the weights.
 
   Attributes:
-    with_balance, moe_impl: As of `transformer.Transformer`.
+    with_balance, moe_impl, layout: As of `transformer.Transformer`.
   """
 
   config: ModelConfig
   with_balance: bool
   moe_impl: str
+  layout: Layout = SINGLE
 
   @nn.compact
   def __call__(
@@ -58,6 +60,7 @@ class MTP(nn.Module):
       keep_cache=False,
       with_balance=self.with_balance,
       moe_impl=self.moe_impl,
+      layout=self.layout,
       name="block",
     )
     inside = Context(

@@ -11,6 +11,7 @@ from r1jax.models.attention import Context
 from r1jax.models.block import rematerialized
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import RMSNorm
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.models.moe import Report
 
 STACKS = ("dense_layers", "moe_layers")
@@ -45,6 +46,7 @@ class Transformer(nn.Module):
     with_balance: Whether the balance loss is computed.
     moe_impl: Overrides config.moe_impl.
     with_mtp: Whether multi-token prediction is run.
+    layout: The mesh and its kernels.
   """
 
   config: ModelConfig
@@ -53,6 +55,7 @@ class Transformer(nn.Module):
   with_balance: bool = False
   moe_impl: str = ""
   with_mtp: bool = False
+  layout: Layout = SINGLE
 
   def setup(self):
     """Declares the parameters."""
@@ -76,7 +79,9 @@ class Transformer(nn.Module):
     self.moe_layers = self._stack(True, c.num_moe_layers)
     self.final_norm = RMSNorm(c.norm_eps)
     if c.num_mtp_layers:
-      self.mtp = mtp_lib.MTP(c, self.with_balance, self.moe_impl or c.moe_impl)
+      self.mtp = mtp_lib.MTP(
+        c, self.with_balance, self.moe_impl or c.moe_impl, self.layout
+      )
 
   def _stack(self, is_moe, length):
     c = self.config
@@ -86,6 +91,7 @@ class Transformer(nn.Module):
       keep_cache=self.keep_cache,
       with_balance=self.with_balance,
       moe_impl=self.moe_impl or c.moe_impl,
+      layout=self.layout,
     )
     if not length:
       return []

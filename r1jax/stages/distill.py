@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from r1jax import divergences, kl, policy, registry, rollout, tree
 from r1jax.models.config import ModelConfig
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.records import Question
 from r1jax.stages import lm
 from r1jax.types import Aux, Batch, Params, Stage
@@ -180,7 +181,10 @@ def _finish(batch, scores, token_loss_BT, shown_BT, balance_coef):
 
 
 def loss_of(
-  config: Any, student: ModelConfig, teacher: ModelConfig
+  config: Any,
+  student: ModelConfig,
+  teacher: ModelConfig,
+  layout: Layout = SINGLE,
 ) -> Callable[..., tuple[jax.Array, Aux]]:
   """The loss of config.divergence.
 
@@ -191,7 +195,9 @@ def loss_of(
   choice = config.divergence.to_dict()
   temperature = choice.pop("temperature")
   if choice["name"] == SAMPLED:
-    model = policy.make(student, temperature=1.0, with_balance=with_balance)
+    model = policy.make(
+      student, temperature=1.0, with_balance=with_balance, layout=layout
+    )
     return sampled_loss(model, config.balance_coef)
   compare = policy.make_comparison(
     student,
@@ -199,6 +205,7 @@ def loss_of(
     registry.make(divergences.DIVERGENCES, choice, "config.divergence"),
     temperature=temperature,
     with_balance=with_balance,
+    layout=layout,
   )
   return exact_loss(compare, config.balance_coef)
 
@@ -208,6 +215,7 @@ def preparation(
   dims: ModelConfig,
   teacher: tuple[Params, Params],
   put: Callable[[Batch], Batch],
+  layout: Layout = SINGLE,
 ) -> Callable[[Batch], Batch]:
   """What a microbatch needs for `loss_of` the config.
 
@@ -215,10 +223,12 @@ def preparation(
     config: Of job "on_policy_distill".
     dims, teacher: The teacher's.
     put: Places a microbatch on the mesh.
+    layout: Of that mesh.
   """
   if config.divergence.name != SAMPLED:
     return with_teacher(teacher, put)
-  return with_scores(policy.make(dims, temperature=1.0), teacher, put)
+  model = policy.make(dims, temperature=1.0, layout=layout)
+  return with_scores(model, teacher, put)
 
 
 def settings_of(config: Any, weigh: Callable[..., Any]) -> Settings:

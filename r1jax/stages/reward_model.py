@@ -6,6 +6,7 @@ is whole in whichever microbatch it lies; each member carries half of its
 pair's weight, and the loss of the update is a plain sum.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from r1jax import (
 from r1jax.data import preferences, sources
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models.config import ModelConfig
+from r1jax.models.layout import Layout
 from r1jax.records import Response
 from r1jax.stages import lm
 from r1jax.types import Aux, Batch, Stage
@@ -249,6 +251,7 @@ def assemble(
   tokenizer: tokenizer_lib.Tokenizer,
   dims: ModelConfig,
   mesh: jax.sharding.Mesh,
+  layout: Layout,
   write_row: Callable[[dict[str, Any]], Any],
 ) -> Assembled:
   """The parts of a config of job "reward_model".
@@ -273,12 +276,10 @@ def assemble(
     suites[suite], _ = _examples(config, reading, table, choice, field)
     preferences.check_disjoint(_records(data), _records(suites[suite]))
   order, n = sources.order(data, config.seed), config.records_per_round
-  model = preference.make(dims, with_balance=config.balance_coef > 0)
-  rows = sharding.rows(mesh)
-
-  def put(arrays):
-    return jax.device_put(arrays, rows)
-
+  model = preference.make(
+    dims, with_balance=config.balance_coef > 0, layout=layout
+  )
+  put = functools.partial(jax.device_put, device=sharding.rows(mesh))
   shape = dict(row_tokens=config.row_tokens, rows=config.rows_per_microbatch)
   return Assembled(
     model,

@@ -1,0 +1,114 @@
+"""How a model is laid out: its mesh, and the kernels that suit its devices.
+
+The choice follows from the config and the mesh's own devices, never from
+the machine that asks, so that a program can be compiled for devices which
+are not there.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "expert", "tensor")
+BATCH_AXES = ("data", "fsdp", "expert")
+
+# Logical axis of an activation to its mesh axes; None is whole.
+ACTIVATIONS: dict[str | None, tuple[str, ...]] = {
+  "batch": BATCH_AXES,
+  "heads": ("tensor",),
+  "mlp": ("tensor",),
+  "vocab": ("tensor",),
+  None: (),
+}
+
+# By config.kernels field: platform to what "auto" means there, and where
+# each form runs. "" leaves the experts to config.model.moe_impl.
+AUTO = {
+  "attention": {"cpu": "mask", "gpu": "mask", "tpu": "mask"},
+  "experts": {"cpu": "", "gpu": "ragged", "tpu": "megablox"},
+}
+ANYWHERE = ("cpu", "gpu", "tpu")
+RUNS_ON = {
+  "attention": {"mask": ANYWHERE},
+  "experts": {
+    "dense": ANYWHERE,
+    "blocked": ANYWHERE,
+    "ragged": ANYWHERE,
+    "megablox": ("tpu",),
+  },
+}
+_PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}
+
+
+class Layout(NamedTuple):
+  """A model's mesh and kernels; hashable.
+
+  Attributes:
+    mesh: None on one device, where nothing is constrained.
+    attention: Form of the attention product.
+    experts: Form of the grouped matmul, or "" for config.model.moe_impl.
+  """
+
+  mesh: Mesh | None = None
+  attention: str = "mask"
+  experts: str = ""
+
+  def size(self, *axes: str) -> int:
+    """Devices along mesh axes."""
+    size = 1
+    for axis in axes if self.mesh is not None else ():
+      size *= self.mesh.shape[axis]
+    return size
+
+  def spec(self, shape: tuple[int, ...], *axes: str | None) -> PartitionSpec:
+    """Where an array of logical axes lies; an axis that its mesh axes do not
+    divide is left whole."""
+    assert len(shape) == len(axes), (shape, axes)
+    parts = []
+    for length, axis in zip(shape, axes):
+      used = tuple(x for x in ACTIVATIONS[axis] if self.size(x) > 1)
+      parts.append(used if used and not length % self.size(*used) else None)
+    return PartitionSpec(*parts)
+
+  def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+    """x, laid out by its logical axes; as it is on one device."""
+    if self.mesh is None:
+      return x
+    place = NamedSharding(self.mesh, self.spec(x.shape, *axes))
+    return jax.lax.with_sharding_constraint(x, place)
+
+
+SINGLE = Layout()
+
+
+def platform_of(mesh: Mesh) -> str:
+  """Of ANYWHERE, by the mesh's devices."""
+  name = mesh.devices.flat[0].platform
+  return _PLATFORMS.get(name, name)
+
+
+def of(mesh: Mesh, kernels: Mapping[str, str]) -> Layout:
+  """The layout of a mesh, its kernels as config.kernels says.
+
+  Args:
+    mesh: Of devices, or of the description of some.
+    kernels: `attention` and `experts`, each "auto" or a form.
+
+  Raises:
+    ValueError: For a form that does not run on the mesh's devices.
+  """
+  platform, chosen = platform_of(mesh), {}
+  for field, table in RUNS_ON.items():
+    form = kernels[field]
+    if form == "auto":
+      form = AUTO[field][platform]
+    elif platform not in table.get(form, ()):
+      known = ", ".join(k for k, v in table.items() if platform in v)
+      raise ValueError(
+        f"config.kernels.{field} is {form!r}, which does not run on the "
+        f"mesh's {platform} devices. Set it to auto or one of {known}."
+      )
+    chosen[field] = form
+  return Layout(mesh if mesh.size > 1 else None, **chosen)
