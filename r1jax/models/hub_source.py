@@ -137,7 +137,7 @@ def _places(file: pathlib.Path) -> dict[str, _Place]:
         found[name] = _Place(file, 0, np.dtype(DTYPES[kind]), shape)
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(
-      f"{file} cannot be read: {error}. Fetch the file again."
+      f"{file} cannot be read: {error}{_where_cut(file)}. Fetch the file again."
     ) from error
   # The format leaves no gaps: the last tensor ends where the file does.
   offset = file.stat().st_size
@@ -146,6 +146,23 @@ def _places(file: pathlib.Path) -> dict[str, _Place]:
     offset -= int(np.prod(place.shape)) * place.dtype.itemsize
     found[name] = place._replace(offset=offset)
   return found
+
+
+def _where_cut(file: pathlib.Path) -> str:
+  """The first tensor that a file is too short for, as the end of a message."""
+  try:
+    with open(file, "rb") as opened:
+      length = int.from_bytes(opened.read(8), "little")
+      header = json.loads(opened.read(length))
+      room = file.stat().st_size - 8 - length
+      header.pop("__metadata__", None)
+      ends = {name: part["data_offsets"][1] for name, part in header.items()}
+  except (OSError, ValueError, LookupError, AttributeError, OverflowError):
+    return ""
+  for name in sorted(ends, key=ends.get):
+    if ends[name] > room:
+      return f"; it ends inside of {name}"
+  return ""
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

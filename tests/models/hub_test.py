@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -233,7 +234,12 @@ class BadInputTest(FolderTest):
   def test_a_truncated_shard(self):
     self.export()
     file = sorted(self.folder.glob("model-*"))[1]
+    whole = shutil.copy(file, self.folder / "whole")
     file.write_bytes(file.read_bytes()[:-1])
+    with safetensors.safe_open(whole, "numpy") as header:
+      last = list(header.offset_keys())[-1]
+    self.expect(file, "cannot be read", f"ends inside of {last}. Fetch the")
+    file.write_bytes(file.read_bytes()[:20])  # Inside of its header.
     self.expect(file, "cannot be read", "Fetch the file again")
 
   def test_a_tensor_that_its_file_lacks(self):
