@@ -256,6 +256,26 @@ def reference_logits(model: Any) -> list[np.ndarray]:
     ]
 
 
+def reference_padded_logits(model: Any) -> list[np.ndarray]:
+  """logits_TV of each sequence, by transformers in one left-padded batch."""
+  import torch
+
+  found = sequences()
+  width = max(LENGTHS)
+  ids_BT = np.zeros((len(found), width), np.int64)
+  mask_BT = np.zeros((len(found), width), np.int64)
+  for b, ids in enumerate(found):
+    ids_BT[b, -len(ids) :], mask_BT[b, -len(ids) :] = ids, 1
+  positions_BT = np.maximum(np.cumsum(mask_BT, axis=1) - 1, 0)
+  with torch.no_grad():
+    logits_BTV = model(
+      torch.tensor(ids_BT),
+      attention_mask=torch.tensor(mask_BT),
+      position_ids=torch.tensor(positions_BT),
+    ).logits.numpy()
+  return [logits_BTV[b, -n:] for b, n in enumerate(LENGTHS)]
+
+
 def reference_greedy(model: Any) -> np.ndarray:
   """The likeliest tokens after the same prompt, by transformers."""
   import torch

@@ -1,4 +1,5 @@
 import pathlib
+import re
 import tempfile
 
 import numpy as np
@@ -54,8 +55,11 @@ class TransformersTest(parameterized.TestCase):
       config, weights = parity.load(folder)
     want = parity.reference_logits(model)
     scale = float(np.concatenate(want).std())
-    for layout, rows in parity.layouts().items():
-      got = parity.logits(config, weights, rows)
+    layouts = parity.layouts()
+    padded = parity.reference_padded_logits(model)
+    wants = dict.fromkeys(layouts, want) | {"padded before": padded}
+    for layout, rows in layouts.items():
+      got, want = parity.logits(config, weights, rows), wants[layout]
       self.assertLen(got, len(want))
       gap = max(np.abs(a - b).max() for a, b in zip(got, want))
       print(f"{name}, {layout}: {gap:.1e} of scale {scale:.2f}")
@@ -65,6 +69,18 @@ class TransformersTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       parity.greedy(config, weights), parity.reference_greedy(model)
     )
+
+  def test_a_failure_shows_the_layer_it_begins_in(self):
+    with tempfile.TemporaryDirectory() as folder:
+      model = parity.save("llama", folder)
+      config, weights = parity.load(folder)
+    norm = weights[0]["dense_layers"]["mlp_norm"]["scale"]
+    weights[0]["dense_layers"]["mlp_norm"]["scale"] = norm.at[1].multiply(2.0)
+    report = parity.hidden_report(config, weights, model)
+    gaps = [float(x) for x in re.findall(r": ([0-9.e+-]+) of scale", report)]
+    self.assertLen(gaps, config.num_layers)
+    self.assertLess(gaps[0], parity.LIMIT)
+    self.assertGreater(min(gaps[1:]), 100 * parity.LIMIT)
 
   @parameterized.parameters(*parity.MODELS)
   def test_transformers_loads_what_is_exported(self, name):
