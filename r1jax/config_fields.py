@@ -99,7 +99,7 @@ _BASE = {
   },
   "kernels": {
     "attention": schema.one_of("auto", "mask"),
-    "experts": schema.one_of("auto", "dense", "blocked", "ragged", "megablox"),
+    "experts": schema.one_of("auto", "dense", "ragged", "scanned", "megablox"),
   },
 }
 

@@ -30,6 +30,8 @@ RULES: Rules = {
   "experts": "expert",
   "expert_embed": "fsdp",
   "expert_mlp": "tensor",
+  "expert_inner": ("tensor", "fsdp"),
+  "expert_out": None,
   "router": None,
   "norm": None,
   "layers": None,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import policy, sharding, weighting
+from r1jax.models import layout
 from r1jax.stages import lm
 from tests import small
 
@@ -46,10 +47,12 @@ def update(rows, row_tokens):
   )
 
 
-def gradient(batches, mesh=None):
+def gradient(batches, mesh=None, config=CONFIG):
   """Of the update's loss, every microbatch's added, on the host."""
-  model = policy.make(CONFIG, temperature=0.9)
-  params, buffers = small.weights(CONFIG)
+  kernels = dict(attention="auto", experts="auto")
+  lay = layout.SINGLE if mesh is None else layout.of(mesh, kernels)
+  model = policy.make(config, temperature=0.9, layout=lay)
+  params, buffers = small.weights(config)
   if mesh is not None:
     boxed = jax.eval_shape(model.init, jax.random.key(0))
     shardings = sharding.param_shardings(mesh, boxed)

@@ -48,6 +48,10 @@ class RulesTest(parameterized.TestCase):
     )
     spec = params["moe_layers"]["moe"]["gate"].spec
     self.assertEqual(spec, PartitionSpec(None, "expert", "fsdp", "tensor"))
+    spec = params["moe_layers"]["moe"]["down"].spec
+    self.assertEqual(
+      spec, PartitionSpec(None, "expert", ("tensor", "fsdp"), None)
+    )
     self.assertEqual(
       params["embedding"].spec, PartitionSpec("tensor", ("fsdp", "expert"))
     )

@@ -24,18 +24,18 @@ ACTIVATIONS: dict[str | None, tuple[str, ...]] = {
 }
 
 # By config.kernels field: platform to what "auto" means there, and where
-# each form runs. "" leaves the experts to config.model.moe_impl.
+# each form runs.
 AUTO = {
   "attention": {"cpu": "mask", "gpu": "mask", "tpu": "mask"},
-  "experts": {"cpu": "", "gpu": "ragged", "tpu": "megablox"},
+  "experts": {"cpu": "scanned", "gpu": "scanned", "tpu": "megablox"},
 }
 ANYWHERE = ("cpu", "gpu", "tpu")
 RUNS_ON = {
   "attention": {"mask": ANYWHERE},
   "experts": {
     "dense": ANYWHERE,
-    "blocked": ANYWHERE,
     "ragged": ANYWHERE,
+    "scanned": ANYWHERE,
     "megablox": ("tpu",),
   },
 }
@@ -48,7 +48,8 @@ class Layout(NamedTuple):
   Attributes:
     mesh: None on one device, where nothing is constrained.
     attention: Form of the attention product.
-    experts: Form of the grouped matmul, or "" for config.model.moe_impl.
+    experts: Form of the experts' grouped matmul; "" leaves it to
+      config.model.moe_impl, on one device only.
   """
 
   mesh: Mesh | None = None
@@ -111,4 +112,8 @@ def of(mesh: Mesh, kernels: Mapping[str, str]) -> Layout:
         f"mesh's {platform} devices. Set it to auto or one of {known}."
       )
     chosen[field] = form
-  return Layout(mesh if mesh.size > 1 else None, **chosen)
+  if mesh.size > 1:
+    return Layout(mesh, **chosen)
+  if platform == "cpu" and kernels["experts"] == "auto":
+    chosen["experts"] = ""
+  return Layout(None, **chosen)

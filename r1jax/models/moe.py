@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r1jax.models import dispatch
 from r1jax.models.attention import Context
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import MLP
@@ -211,7 +212,7 @@ class MoE(nn.Module):
 
   Attributes:
     with_balance: Whether the balance loss is computed.
-    impl: Form of the experts, of EXPERTS.
+    impl: Form of the experts, of EXPERTS or `grouped.FORMS`.
     layout: The mesh and its kernels.
   """
 
@@ -237,14 +238,25 @@ class MoE(nn.Module):
     kernels = (
       self._kernel("gate", ("experts", "expert_embed", "expert_mlp"), dtype),
       self._kernel("up", ("experts", "expert_embed", "expert_mlp"), dtype),
-      self._kernel("down", ("experts", "expert_mlp", "expert_embed"), dtype),
+      self._kernel("down", ("experts", "expert_inner", "expert_out"), dtype),
     )
-    y_XD = EXPERTS[self.impl](x_XD.astype(dtype), routing, *kernels)
-    y_BTD = y_XD.reshape(B, T, D)
+    y_BTD = self._routed(x_BTD.astype(dtype), routing, kernels)
     if c.num_shared_experts:
       width = c.num_shared_experts * c.d_expert
       y_BTD = y_BTD + MLP(c, width, name="shared")(x_BTD)
     return y_BTD, self._report(routing, differs_X, context, (B, T))
+
+  def _routed(self, x_BTD, routing, kernels):
+    """The routed experts' part, on one device or over the mesh."""
+    B, T, D = x_BTD.shape
+    if self.layout.mesh is None and self.impl in EXPERTS:
+      y_XD = EXPERTS[self.impl](x_BTD.reshape(B * T, D), routing, *kernels)
+      return y_XD.reshape(B, T, D)
+    experts_BTP = routing.experts_XP.reshape(B, T, -1)
+    gates_BTP = routing.gates_XP.reshape(B, T, -1)
+    return dispatch.experts(
+      self.layout, self.impl, x_BTD, experts_BTP, gates_BTP, *kernels
+    )
 
   def _router(self, x_XD):
     c = self.config
@@ -263,8 +275,9 @@ class MoE(nn.Module):
 
   def _kernel(self, name, axes, dtype):
     c = self.config
-    width = {"expert_embed": c.d_model, "expert_mlp": c.d_expert}
-    shape = (c.num_experts, width[axes[1]], width[axes[2]])
+    widths = {"expert_embed": (c.d_model, c.d_expert)}
+    inner = widths.get(axes[1], (c.d_expert, c.d_model))
+    shape = (c.num_experts, *inner)
     init = nn.with_logical_partitioning(
       nn.initializers.normal(c.init_std), axes
     )

@@ -44,7 +44,8 @@ class Transformer(nn.Module):
       a layer, which spares decoding a copy of every weight.
     keep_cache: Whether the output has caches.
     with_balance: Whether the balance loss is computed.
-    moe_impl: Overrides config.moe_impl.
+    moe_impl: Form of the experts on one device, in place of the layout's
+      or config.moe_impl.
     with_mtp: Whether multi-token prediction is run.
     layout: The mesh and its kernels.
   """
@@ -79,9 +80,12 @@ class Transformer(nn.Module):
     self.moe_layers = self._stack(True, c.num_moe_layers)
     self.final_norm = RMSNorm(c.norm_eps)
     if c.num_mtp_layers:
-      self.mtp = mtp_lib.MTP(
-        c, self.with_balance, self.moe_impl or c.moe_impl, self.layout
-      )
+      self.mtp = mtp_lib.MTP(c, self.with_balance, self._experts(), self.layout)
+
+  def _experts(self):
+    if self.layout.mesh is not None:
+      return self.layout.experts
+    return self.moe_impl or self.layout.experts or self.config.moe_impl
 
   def _stack(self, is_moe, length):
     c = self.config
@@ -90,7 +94,7 @@ class Transformer(nn.Module):
       is_moe=is_moe,
       keep_cache=self.keep_cache,
       with_balance=self.with_balance,
-      moe_impl=self.moe_impl or c.moe_impl,
+      moe_impl=self._experts(),
       layout=self.layout,
     )
     if not length:

@@ -56,7 +56,7 @@ class LayoutTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError,
       "config.kernels.experts is 'megablox', which does not run on the mesh's "
-      "gpu devices. Set it to auto or one of dense, blocked, ragged.",
+      "gpu devices. Set it to auto or one of dense, ragged, scanned.",
     ):
       layout.of(mesh("cuda", fsdp=2), AUTO | {"experts": "megablox"})
 
