@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.megablox import gmm as megablox
+from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
 
 BLOCK_ROWS = 128
 _TILE_ROWS, _TILE_WIDTH = 512, 1024  # Of megablox, at most.
@@ -132,7 +132,7 @@ def _tiles(rows: int) -> tuple[int, int, int]:
 
 def _megablox(transposed, x_ZI, kernel_EIO, sizes_E, interpret=False):
   """Pallas kernel for TPU: tiles of no group are skipped."""
-  return megablox.gmm(
+  return gmm(
     x_ZI,
     kernel_EIO,
     sizes_E,
@@ -144,7 +144,7 @@ def _megablox(transposed, x_ZI, kernel_EIO, sizes_E, interpret=False):
 
 
 def _megablox_outer(x_ZI, y_ZO, sizes_E, interpret=False):
-  return megablox.tgmm(
+  return tgmm(
     x_ZI.T,
     y_ZO,
     sizes_E,
