@@ -60,6 +60,7 @@ EXTRAS = {
     "transformers>=5",
   ],
   "plan": ["libtpu==0.0.42.*"],  # jax 0.10.2's; compiles with no TPU there.
+  "plan-gpu": ["jax-cuda12-plugin>=0.10.2,<0.11"],  # The same for GPUs.
 }
 
 

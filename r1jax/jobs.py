@@ -12,14 +12,13 @@ import rich.table
 from absl import logging
 
 from r1jax import (
-  advantages,
   alignment,
   evaluate,
   experiment,
   generate,
-  losses,
   memory,
   metrics,
+  objective,
   policy,
   registry,
   report,
@@ -61,10 +60,6 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   logging.info("%s: %.0f s.", workdir, time.time() - start)
 
 
-def _choice(config, name, table):
-  return registry.make(table, config[name].to_dict(), f"config.{name}")
-
-
 def _questions(run):
   """The questions of config.data, which fit and are in no suite."""
   config = run.config
@@ -79,24 +74,10 @@ def _questions(run):
 
 def _grpo(run: run_lib.Run) -> None:
   config = run.config
-  importance = None
-  if config.importance.name != "none":
-    importance = _choice(config, "importance", losses.IMPORTANCE)
-  settings = grpo.settings_of(
-    config,
-    _choice(config, "loss", losses.LOSSES),
-    _choice(config, "advantage", advantages.ADVANTAGES),
-    _choice(config, "weighting", weighting.WEIGHTINGS),
-    importance,
-  )
+  settings = objective.grpo_settings(config)
   data = _questions(run)
   alignment.check_kinds(config, data, "config.data")
-  model = policy.make(
-    run.dims,
-    temperature=config.sampling.temperature,
-    with_balance=config.balance_coef > 0,
-    layout=run.layout,
-  )
+  model = objective.trained_policy(config, run.dims, run.layout)
   rows = sharding.rows(run.mesh)
   by_kind = config.rewards_by_kind.to_dict()
   models, digests = alignment.model_rewards(
@@ -127,15 +108,9 @@ def _grpo(run: run_lib.Run) -> None:
 
 def _lm(run: run_lib.Run) -> None:
   config = run.config
-  weigh = _choice(config, "weighting", weighting.WEIGHTINGS)
+  weigh = objective.choice(config, "weighting", weighting.WEIGHTINGS)
   documents = experiment.documents(config, run.tokenizer)
-  model = policy.make(
-    run.dims,
-    temperature=1.0,
-    with_balance=config.balance_coef > 0,
-    with_mtp=config.mtp_coef > 0,
-    layout=run.layout,
-  )
+  model = objective.trained_policy(config, run.dims, run.layout)
   rows = sharding.rows(run.mesh)
 
   def make_stage():
@@ -165,7 +140,7 @@ def _lm(run: run_lib.Run) -> None:
 
 def _distill(run: run_lib.Run) -> None:
   config = run.config
-  weigh = _choice(config, "weighting", weighting.WEIGHTINGS)
+  weigh = objective.choice(config, "weighting", weighting.WEIGHTINGS)
   documents = experiment.documents(config, run.tokenizer)
   teacher_dims, teacher = experiment.teacher(config, run.dims, run.mesh)
   model = policy.make(run.dims, temperature=1.0, layout=run.layout)
@@ -199,7 +174,7 @@ def _on_policy_distill(run: run_lib.Run) -> None:
   config = run.config
   data = _questions(run)
   settings = distill.settings_of(
-    config, _choice(config, "weighting", weighting.WEIGHTINGS)
+    config, objective.choice(config, "weighting", weighting.WEIGHTINGS)
   )
   teacher_dims, teacher = experiment.teacher(config, run.dims, run.mesh)
   rows = sharding.rows(run.mesh)

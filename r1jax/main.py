@@ -2,16 +2,35 @@
 
 import sys
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from r1jax import config_check
+from r1jax import config_check, plan_topology
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Experiment, as configs/zero.py or configs/zero.py:smoke."
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run is kept; by default runs/<name>."
+)
+_PLAN = flags.DEFINE_string(
+  "plan",
+  None,
+  "Compiles the config's programs for devices that need not be there, such as "
+  "v5p:8x8x8, v6e-256 or h100:8, and says what they need; nothing runs.",
+)
+_PLAN_JSON = flags.DEFINE_string(
+  "plan_json", None, "A file for the plan as JSON."
+)
+_PLAN_PROGRAMS = flags.DEFINE_list(
+  "plan_programs", [], "Plans only these, as update,decode."
+)
+_PLAN_LOWER_ONLY = flags.DEFINE_bool(
+  "plan_lower_only", False, "Shapes, places and products, without compiling."
+)
+_PLAN_TEXT = flags.DEFINE_string(
+  "plan_text", "", "A folder for the compiled programs' text."
 )
 flags.mark_flag_as_required("config")
 
@@ -54,12 +73,30 @@ def main(argv: list[str]) -> None:
   workdir = _WORKDIR.value or f"runs/{config.name}"
   try:
     config_check.check(config)
+    if _PLAN.value is not None:
+      _plan(config)
+      return
     from r1jax import jobs, pipeline  # They import jax: after the check.
 
     run = pipeline.run if config.job == "pipeline" else jobs.run
     run(config, workdir)
   except (ValueError, OSError) as error:
     sys.exit(f"r1jax: {error}")
+
+
+def _plan(config: ml_collections.ConfigDict) -> None:
+  """Compiles the config for --plan and says what it needs."""
+  target = plan_topology.parse(_PLAN.value)
+  plan_topology.prepare(target)
+  from r1jax import plan, plan_report  # They import jax: after `prepare`.
+
+  options = plan.Options(
+    _PLAN_PROGRAMS.value, _PLAN_LOWER_ONLY.value, _PLAN_TEXT.value
+  )
+  made = plan.make(config, target, options)
+  plan_report.show(made)
+  if _PLAN_JSON.value:
+    plan.save(made, _PLAN_JSON.value)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ With one update a round the old policy is the policy at hand, so step 3
 leaves it out and the ratio is exactly 1.
 """
 
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import advantages, kl, losses, packing, policy, rollout, tree
+from r1jax.models.config import ModelConfig
 from r1jax.records import Question
+from r1jax.sampling import engine
 from r1jax.stages import lm
 from r1jax.types import Aux, Batch, Stage
 
@@ -190,6 +193,25 @@ def _scored(score, state, batch, s):
     ref_BT = score(*state.reference, plain)
     batch = batch._replace(ref_logprobs_BT=ref_BT)
   return batch
+
+
+def abstract_batch(settings: Settings, dims: ModelConfig) -> Batch:
+  """Shapes and types of a microbatch as the loss takes it."""
+  picks = (2, dims.num_moe_layers, dims.experts_per_token)
+  zeros_T = np.zeros(1, np.float32)
+  sample = engine.Sample(
+    0, 0, zeros_T.astype(np.int32), zeros_T, np.zeros(picks, np.int32), "eos"
+  )
+  row = rollout.Row(None, [0], sample, None, {}, 0.0)
+  [batch] = _pack([row], zeros_T, settings._replace(rows=1))
+  state = types.SimpleNamespace(
+    params=None, buffers=None, reference=(None, None)
+  )
+  batch = _scored(lambda *_: batch.weights_BT, state, batch, settings)
+  return jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct((settings.rows, *a.shape[1:]), a.dtype),
+    batch,
+  )
 
 
 def _kl_in_reward(score, put, state, rows, s):

@@ -1,0 +1,360 @@
+"""What a config's loop needs of devices that are not there.
+
+  python -m r1jax.main --config=configs/zero.py:deepseek-v3 --plan=v5p:8x8x8
+
+Each program of the loop is compiled for the named devices; nothing runs.
+Memory is the compiler's own assignment, and what else of the loop lies on the
+devices meanwhile is added: the plan fits if the whole loop does. Seconds are
+estimates from published peak rates.
+"""
+
+import importlib.metadata
+import json
+import math
+import re
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from r1jax import (
+  plan_flops,
+  plan_hlo,
+  plan_programs,
+  plan_read,
+  plan_topology,
+  tree,
+)
+
+PROGRAMS = (
+  *("unstack", "prefill", "insert", "decode"),
+  *("logprobs", "update", "apply"),
+)
+_NEEDS = (
+  r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
+  r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)",
+)
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_VERSIONS = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin")
+
+
+class Options(NamedTuple):
+  """What of a plan the command line chooses.
+
+  Attributes:
+    programs: Of PROGRAMS; empty is all.
+    lower_only: Shapes, places and products alone, without compiling.
+    text_dir: Where each compiled program's text goes, or "".
+  """
+
+  programs: Sequence[str] = ()
+  lower_only: bool = False
+  text_dir: str = ""
+
+
+def make(
+  config: ml_collections.ConfigDict,
+  target: plan_topology.Target,
+  options: Options,
+) -> dict[str, Any]:
+  """The plan of a config, as JSON holds it.
+
+  Args:
+    config: Checked.
+    target: `plan_topology.prepare` was called for it before jax was imported.
+    options: Of the command line.
+
+  Raises:
+    ValueError: For a program, topology or mesh that there is not.
+  """
+  for name in options.programs:
+    if name not in PROGRAMS:
+      known = ", ".join(PROGRAMS)
+      raise ValueError(f"--plan_programs has {name!r}. Known: {known}.")
+  made = plan_programs.loop(config, plan_topology.describe(target))
+  compiled: dict[str, Any] = {}
+  rows = []
+  for program in plan_programs.programs(made, _helper(made, compiled)):
+    if options.programs and program.name not in options.programs:
+      continue
+    rows.append(_row(made, target, program, options, compiled))
+    logging.info("%s", _line(rows[-1]))
+  return {
+    "command": shlex.join(["python", "-m", "r1jax.main", *sys.argv[1:]]),
+    "name": config.name,
+    "job": config.job,
+    "target": target.name,
+    "devices": target.devices,
+    "hbm_bytes": int(target.chip.hbm_bytes),
+    "mesh": dict(made.mesh.shape),
+    "kernels": {"attention": made.layout.attention, "experts": _experts(made)},
+    "parameters": tree.count(made.weights[0]),
+    "shapes": _shapes(config),
+    "versions": _versions(),
+    "fits": all(row["fits"] for row in rows),
+    "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+    "programs": rows,
+  }
+
+
+def _experts(made):
+  return made.layout.experts or made.dims.moe_impl
+
+
+def _shapes(config):
+  """The config's numbers that the programs' shapes follow from."""
+  fields = (
+    *("max_prompt_tokens", "max_response_tokens", "row_tokens"),
+    *("rows_per_microbatch", "questions_per_round", "samples_per_question"),
+    *("updates_per_round", "sequences_per_round", "records_per_round"),
+  )
+  found = {name: config[name] for name in fields if name in config}
+  found["param_dtype"] = config.model.get("param_dtype", "float32")
+  if "sampling" in config:
+    found["slots"] = config.sampling.slots
+  return found
+
+
+def _versions():
+  found = {}
+  for name in _VERSIONS:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def _helper(made, compiled):
+  """plan_programs.Compile: outputs where the compiled program leaves them."""
+  here = set(made.mesh.devices.flat)
+  whole = jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec())
+
+  def compile(name, function, arguments):
+    key = (name, jax.tree.structure(arguments))
+    if key not in compiled:
+      compiled[key] = function.trace(*arguments).lower().compile()
+    shapes = jax.eval_shape(function, *arguments)
+    places = jax.tree.map(
+      lambda place: place if set(place.device_set) <= here else whole,
+      compiled[key].output_shardings,
+    )
+    return plan_programs.with_places(shapes, places)
+
+  return compile
+
+
+def _row(made, target, program, options, compiled):
+  """One program of the plan."""
+  start = time.perf_counter()
+  traced = program.function.trace(*program.arguments)
+  row: dict[str, Any] = {"name": program.name, "calls": program.calls}
+  row["flops"] = plan_flops.count(traced.jaxpr)
+  kept, dropped = _arguments(program, traced)
+  resident = {
+    name: shard_bytes(part) for name, part in program.resident.items()
+  }
+  for name, size in dropped.items():
+    if size:
+      resident[name] = resident.get(name, 0) + size
+  row["argument_bytes"], row["resident_bytes"] = kept, resident
+  lowered = traced.lower()
+  row["lower_secs"] = round(time.perf_counter() - start, 1)
+  row["fits"], row["warnings"] = True, []
+  if options.lower_only:
+    return row
+  start = time.perf_counter()
+  key = (program.name, jax.tree.structure(program.arguments))
+  try:
+    if key not in compiled:
+      compiled[key] = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    row |= _too_large(error, row, target)
+    row["compile_secs"] = round(time.perf_counter() - start, 1)
+    return row
+  row["compile_secs"] = round(time.perf_counter() - start, 1)
+  _compiled(made, target, program, compiled[key], options, row)
+  return row
+
+
+def _arguments(program, traced):
+  """Bytes on a device by group: (what the program reads, what it drops)."""
+  used = {id(v) for each in traced.jaxpr.jaxpr.eqns for v in each.invars}
+  used |= {id(v) for v in traced.jaxpr.jaxpr.outvars}
+  leaves = jax.tree.leaves(program.arguments)
+  reads = {
+    id(leaf): id(var) in used
+    for leaf, var in zip(leaves, traced.jaxpr.jaxpr.invars, strict=True)
+  }
+  kept, dropped = {}, {}
+  for name, part in program.parts.items():
+    leaves = jax.tree.leaves(part)
+    kept[name] = sum(shard_bytes(x) for x in leaves if reads.get(id(x)))
+    dropped[name] = shard_bytes(part) - kept[name]
+  return kept, dropped
+
+
+def shard_bytes(part: Any) -> int:
+  """Bytes of a tree on one device, by hand: shapes over shards."""
+  total = 0
+  for leaf in jax.tree.leaves(part):
+    shape = leaf.shape
+    if getattr(leaf, "sharding", None) is not None:
+      shape = leaf.sharding.shard_shape(shape)
+    total += math.prod(shape) * leaf.dtype.itemsize
+  return total
+
+
+def _too_large(error, row, target):
+  """Of a program that the compiler could not place in the memory."""
+  text = str(error)
+  for pattern in _NEEDS:
+    found = re.search(pattern, text)
+    if found:
+      needs = int(float(found.group(1)) * _UNITS[found.group(2)])
+      total = needs + sum(row["resident_bytes"].values())
+      return {
+        "fits": False,
+        "total_bytes": total,
+        "over_bytes": total - int(target.chip.hbm_bytes),
+        "error": " ".join(found.group().split()),
+        "temporaries": _allocations(text),
+      }
+  raise ValueError(
+    f"--plan: {row['name']} does not compile for {target.name}: "
+    f"{' '.join(text.split())[:400]}"
+  ) from error
+
+
+def _allocations(text):
+  """The largest arrays as the compiler lists them where it gives up."""
+  found = re.findall(
+    r"Size: ([\d.]+)([KMGT])\s+(?:Operator: op_name=\"([^\"]*)\")?.*?"
+    r"Shape: ([^\n]*)",
+    text,
+    re.DOTALL,
+  )
+  return [
+    {
+      "shape": shape.split("{")[0],
+      "bytes": int(float(size) * _UNITS[unit]),
+      "op_name": "/".join(name.split("/")[-4:]),
+    }
+    for size, unit, name, shape in found[:10]
+  ]
+
+
+def _compiled(made, target, program, compiled, options, row):
+  """Adds what the compiled program says."""
+  memory = compiled.memory_analysis()
+  row["compiler_bytes"] = {
+    "arguments": memory.argument_size_in_bytes,
+    "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    "temporaries": memory.temp_size_in_bytes,
+    "code": memory.generated_code_size_in_bytes,
+  }
+  total = sum(row["compiler_bytes"].values())
+  total += sum(row["resident_bytes"].values())
+  row["total_bytes"] = total
+  row["over_bytes"] = total - int(target.chip.hbm_bytes)
+  row["fits"] = row["over_bytes"] <= 0
+  text = compiled.as_text()
+  if options.text_dir:
+    path = f"{options.text_dir}/{made.config.name}-{program.name}.txt"
+    with open(path, "w", encoding="utf-8") as file:
+      file.write(text)
+  module = plan_hlo.parse(text)
+  sizes = dict(made.mesh.shape)
+  rows = plan_read.collectives(module, sizes)
+  caches = jax.tree.leaves(program.parts.get("cache", ()))
+  cache = frozenset(
+    shard_bytes(x) for x in caches if program.name == "decode" and x.ndim > 2
+  )
+  row["padding_bytes"] = plan_read.padding(module)
+  row["temporaries"] = [x._asdict() for x in plan_read.temporaries(module)]
+  row["traffic_bytes"] = plan_read.traffic(module)
+  row["collectives"] = [x._asdict() for x in rows]
+  row["warnings"] = plan_read.warnings(module, cache)
+  row["estimate"] = _estimate(made, target, row, rows)
+
+
+def _estimate(made, target, row, collectives):
+  """Seconds of one call at published peak rates: an estimate.
+
+  `low` hides all but the slowest of products, memory and links behind it,
+  `high` hides nothing.
+  """
+  chip, far = target.chip, _far_axes(made.mesh)
+  links = sum(
+    plan_read.wire_bytes(x)
+    / (chip.far_rate if far & set(x.axes.split("+")) else chip.link_rate)
+    for x in collectives
+  )
+  parts = {
+    "products": row["flops"] / target.devices / chip.flops,
+    "memory": row["traffic_bytes"] / chip.hbm_rate,
+    "links": links,
+  }
+  low, high = max(parts.values()), sum(parts.values())
+  return {"low_secs": low, "high_secs": high, **parts}
+
+
+def _far_axes(mesh) -> set[str]:
+  """Axes of the mesh that leave a TPU slice or a GPU node."""
+  is_tpu = mesh.devices.flat[0].platform == "tpu"
+  owners = [
+    getattr(x, "slice_index", 0) if is_tpu else x.process_index
+    for x in mesh.devices.flat
+  ]
+  owners = np.reshape(owners, mesh.devices.shape)
+  return {
+    axis
+    for i, axis in enumerate(mesh.axis_names)
+    if np.any(np.diff(owners, axis=i))
+  }
+
+
+def _line(row):
+  """What the log says of a program."""
+  text = f"{row['name']}: lowered in {row['lower_secs']} s"
+  if "compile_secs" in row:
+    state = (
+      "fits" if row["fits"] else f"is {row['over_bytes'] / 1e9:.1f} GB over"
+    )
+    text += f", compiled in {row['compile_secs']} s, {state}"
+  return text
+
+
+def save(plan: dict[str, Any], path: str) -> None:
+  """Writes a plan as JSON."""
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump(plan, file, indent=1)
+    file.write("\n")
+
+
+def round_secs(plan: dict[str, Any]) -> tuple[float, float] | None:
+  """Estimated seconds of a round at full length, (low, high); None where a
+  program has no estimate."""
+  low = high = 0.0
+  for row in plan["programs"]:
+    if "estimate" not in row:
+      return None
+    low += row["calls"] * row["estimate"]["low_secs"]
+    high += row["calls"] * row["estimate"]["high_secs"]
+  return low, high
+
+
+def missing(rows: Iterable[dict[str, Any]]) -> list[str]:
+  """A line for each program that does not fit."""
+  return [
+    f"{row['name']} is {row['over_bytes'] / 1e9:.1f} GB over"
+    for row in rows
+    if not row["fits"]
+  ]
