@@ -30,6 +30,7 @@ from r1jax import (
   plan_programs,
   plan_read,
   plan_topology,
+  sharding,
   tree,
 )
 
@@ -96,7 +97,7 @@ def make(
     "mesh": dict(made.mesh.shape),
     "kernels": {"attention": made.layout.attention, "experts": _experts(made)},
     "parameters": tree.count(made.weights[0]),
-    "shapes": _shapes(config),
+    "shapes": _shapes(config) | {"param_dtype": made.dims.param_dtype},
     "versions": _versions(),
     "fits": all(row["fits"] for row in rows),
     "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
@@ -116,7 +117,6 @@ def _shapes(config):
     *("updates_per_round", "sequences_per_round", "records_per_round"),
   )
   found = {name: config[name] for name in fields if name in config}
-  found["param_dtype"] = config.model.get("param_dtype", "float32")
   if "sampling" in config:
     found["slots"] = config.sampling.slots
   return found
@@ -133,22 +133,28 @@ def _versions():
 
 
 def _helper(made, compiled):
-  """plan_programs.Compile: outputs where the compiled program leaves them."""
+  """plan_programs.Outputs: outputs where the compiled program leaves them,
+  or, of one that is too large, with their rows over the mesh."""
   here = set(made.mesh.devices.flat)
-  whole = jax.sharding.NamedSharding(made.mesh, jax.sharding.PartitionSpec())
+  whole = sharding.replicated(made.mesh)
+  rows = sharding.rows(made.mesh)
 
-  def compile(name, function, arguments):
+  def outputs_of(name, function, arguments):
     key = (name, jax.tree.structure(arguments))
-    if key not in compiled:
-      compiled[key] = function.trace(*arguments).lower().compile()
     shapes = jax.eval_shape(function, *arguments)
+    if key not in compiled:
+      try:
+        compiled[key] = function.trace(*arguments).lower().compile()
+      except jax.errors.JaxRuntimeError:
+        places = jax.tree.map(lambda x: rows if x.ndim > 1 else whole, shapes)
+        return plan_programs.with_places(shapes, places)
     places = jax.tree.map(
       lambda place: place if set(place.device_set) <= here else whole,
       compiled[key].output_shardings,
     )
     return plan_programs.with_places(shapes, places)
 
-  return compile
+  return outputs_of
 
 
 def _row(made, target, program, options, compiled):

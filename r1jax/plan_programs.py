@@ -69,7 +69,7 @@ class Loop(NamedTuple):
 
 
 # (program's name, jitted function, arguments) -> its outputs, with places.
-Compile = Callable[[str, Any, tuple[Any, ...]], Any]
+Outputs = Callable[[str, Any, tuple[Any, ...]], Any]
 
 
 def loop(config: ml_collections.ConfigDict, devices: list[Any]) -> Loop:
@@ -120,16 +120,16 @@ def _again(shapes):
   return with_places(shapes, jax.tree.map(lambda x: x.sharding, shapes))
 
 
-def programs(made: Loop, compile: Compile) -> Iterator[Program]:
+def programs(made: Loop, outputs_of: Outputs) -> Iterator[Program]:
   """The loop's programs in the order of a round.
 
   Args:
     made: Of `loop`.
-    compile: Gives the outputs of the small programs whose places the later
+    outputs_of: Gives the outputs of the small programs whose places the later
       ones take: `unstack` and `empty`, and of `prefill`.
   """
   if made.config.job in SAMPLING:
-    yield from _sampler(made, compile)
+    yield from _sampler(made, outputs_of)
   if made.objective is not None:
     yield from _trainer(made)
 
@@ -146,7 +146,7 @@ def _kept(made, *, but=()):
   return {k: v for k, v in kept.items() if k not in but and v is not None}
 
 
-def _sampler(made: Loop, compile: Compile) -> Iterator[Program]:
+def _sampler(made: Loop, outputs_of: Outputs) -> Iterator[Program]:
   config = made.config
   sampling = config.sampling
   settings = sampling if "temperature" in sampling else config.eval_sampling
@@ -156,9 +156,9 @@ def _sampler(made: Loop, compile: Compile) -> Iterator[Program]:
   names = _Ids(_EOS_ID, ())
   jitted = experiment.programs(config, model, names, settings)
   unstacked = tuple(
-    compile("unstack", jitted.unstack, (tree,)) for tree in made.weights
+    outputs_of("unstack", jitted.unstack, (tree,)) for tree in made.weights
   )
-  slots = compile("empty", jitted.empty, unstacked)
+  slots = outputs_of("empty", jitted.empty, unstacked)
   tokens_BT = np.zeros(
     (jitted.prefill_rows, jitted.max_prompt_tokens), np.int32
   )
@@ -183,7 +183,7 @@ def _sampler(made: Loop, compile: Compile) -> Iterator[Program]:
     base | {"cache": slots},
     prompts,
   )
-  caches, _ = compile("prefill", jitted.prefill, arguments)
+  caches, _ = outputs_of("prefill", jitted.prefill, arguments)
   yield Program(
     "insert",
     jitted.insert,
