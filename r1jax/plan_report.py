@@ -22,7 +22,7 @@ def show(made: dict[str, Any]) -> None:
   console.print(_memory(made))
   if any("estimate" in row for row in made["programs"]):
     console.print(_work(made))
-  console.print(_collectives(made))
+    console.print(_collectives(made))
   for row in made["programs"]:
     for line in row["warnings"]:
       console.print(f"Warning: {row['name']}: {line}.")
