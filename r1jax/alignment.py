@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 import jax
 import ml_collections
 
-from r1jax import experiment, preference, records, rollout, sharding, tree
+from r1jax import (
+  distributed,
+  experiment,
+  preference,
+  records,
+  rollout,
+  sharding,
+  tree,
+)
 from r1jax.data import tokenizer as tokenizer_lib
 from r1jax.models import config as model_config
 from r1jax.models.layout import SINGLE, Layout
@@ -68,7 +76,7 @@ def model_rewards(
   rows = sharding.rows(mesh)
   score = preference.make_scorer(
     model,
-    lambda arrays: jax.device_put(arrays, rows),
+    lambda arrays: distributed.place(arrays, rows),
     row_tokens=config.row_tokens,
     rows=config.rows_per_microbatch,
   )

@@ -15,6 +15,7 @@ from absl import logging
 
 from r1jax import (
   checkpoint,
+  distributed,
   grading,
   policy,
   preference,
@@ -178,7 +179,7 @@ def stored_weights(
       f"{field} to dict(name='safetensors', path=...)."
     )
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  return jax.device_put(store.load(path, *abstract), shardings)
+  return distributed.place(store.load(path, *abstract), shardings)
 
 
 def teacher(

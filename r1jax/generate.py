@@ -18,7 +18,15 @@ import jax
 import numpy as np
 from absl import logging
 
-from r1jax import interrupt, metrics, registry, rollout, tree, verdicts
+from r1jax import (
+  distributed,
+  interrupt,
+  metrics,
+  registry,
+  rollout,
+  tree,
+  verdicts,
+)
 from r1jax.data import documents, general, miniature, readable, sources
 from r1jax.data import rows as row_lib
 from r1jax.records import Question
@@ -181,7 +189,8 @@ def drop_reasons(
     for i, row in enumerate(rows)
     if reasons[i] is None and row.question.verifier == "none"
   ]
-  for i, reason in zip(open_, settings.judge([rows[i] for i in open_])):
+  judged = distributed.agreed(lambda: settings.judge([rows[i] for i in open_]))
+  for i, reason in zip(open_, judged):
     reasons[i] = reason
   return reasons
 
@@ -280,6 +289,11 @@ def run(
           return None
   finally:
     kept.close()
+  return distributed.agreed(lambda: _finish(workdir, settings))
+
+
+def _finish(workdir: str, settings: Settings) -> dict[str, Any]:
+  """Writes DATA from all rounds; what `run` returns."""
   rows = metrics.read_jsonl(os.path.join(workdir, "metrics.jsonl"))
   records = metrics.read_jsonl(os.path.join(workdir, KEPT))
   summary = _summary(rows)

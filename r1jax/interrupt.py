@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 from absl import logging
 
+from r1jax import distributed
+
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 # Signals that came, while someone watches for them.
 _received: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar(
@@ -20,11 +22,12 @@ def watch() -> Iterator[Callable[[], bool]]:
 
   The first one is only noted; the next one does what it did before. Inside
   another watch it is that one's function, so that a signal that ends a stage
-  is also seen by the chain around it.
+  is also seen by the chain around it. Of several processes it is enough
+  that one had a signal, and all must ask together.
   """
   outer = _received.get()
   if outer is not None:
-    yield lambda: bool(outer)
+    yield lambda: distributed.any_process(bool(outer))
     return
   received: list[int] = []
   before = {number: signal.getsignal(number) for number in _NUMBERS}
@@ -42,7 +45,7 @@ def watch() -> Iterator[Callable[[], bool]]:
     signal.signal(number, note)
   token = _received.set(received)
   try:
-    yield lambda: bool(received)
+    yield lambda: distributed.any_process(bool(received))
   finally:
     _received.reset(token)
     restore()

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable
 
-import jax
 import ml_collections
 import rich.console
 import rich.table
@@ -13,6 +12,7 @@ from absl import logging
 
 from r1jax import (
   alignment,
+  distributed,
   evaluate,
   experiment,
   generate,
@@ -47,16 +47,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   memory.keep_freed()
   os.makedirs(workdir, exist_ok=True)
   run_card.claim(config, workdir)
-  if "final_digests" in run_card.read(workdir):
+  if distributed.agreed(lambda: "final_digests" in run_card.read(workdir)):
     logging.info("%s is finished.", workdir)
     return
   start = time.time()
-  with contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack, distributed.told():
     job(run_lib.start(config, workdir, stack))
-  try:
-    report.write(workdir)
-  except Exception as error:  # The run is whole, whatever its page lacks.
-    logging.warning("%s: no report (%r).", workdir, error)
+  if distributed.is_first():
+    try:
+      report.write(workdir)
+    except Exception as error:  # The run is whole, whatever its page lacks.
+      logging.warning("%s: no report (%r).", workdir, error)
   logging.info("%s: %.0f s.", workdir, time.time() - start)
 
 
@@ -90,7 +91,7 @@ def _grpo(run: run_lib.Run) -> None:
       run_lib.roll(run, config.sampling, by_kind, models),
       alignment.scheduled_questions(config, data),
       run_lib.lines(run, "rollouts.jsonl").write,
-      lambda batch: jax.device_put(batch, rows),
+      lambda batch: distributed.place(batch, rows),
       settings,
     )
 
@@ -117,7 +118,7 @@ def _lm(run: run_lib.Run) -> None:
     return lm.make(
       model,
       documents,
-      lambda batch: jax.device_put(batch, rows),
+      lambda batch: distributed.place(batch, rows),
       loss_on=config.loss_on,
       weigh=weigh,
       row_tokens=config.row_tokens,
@@ -152,7 +153,7 @@ def _distill(run: run_lib.Run) -> None:
       loss_fn,
       teacher,
       documents,
-      lambda batch: jax.device_put(batch, rows),
+      lambda batch: distributed.place(batch, rows),
       weigh=weigh,
       row_tokens=config.row_tokens,
       rows=config.rows_per_microbatch,
@@ -182,7 +183,7 @@ def _on_policy_distill(run: run_lib.Run) -> None:
     config,
     teacher_dims,
     teacher,
-    lambda batch: jax.device_put(batch, rows),
+    lambda batch: distributed.place(batch, rows),
     run.layout,
   )
 
@@ -227,7 +228,7 @@ def _generate(run: run_lib.Run) -> None:
       "data_digest": experiment.digest_of(data),
     },
   )
-  first_round = metrics.next_round(workdir)
+  first_round = distributed.agreed(lambda: metrics.next_round(workdir))
   metrics.truncate_from(workdir, first_round)
   writer = metrics.MetricWriter(workdir, first_round)
   run.stack.callback(writer.close)
@@ -307,6 +308,8 @@ def _evaluate(run: run_lib.Run) -> None:
     run.workdir, {"machine": run_card.machine(), "final_digests": digests}
   )
   headings, lines = evaluate.table(rows)
+  if not distributed.is_first():
+    return
   shown = rich.table.Table(*headings, box=None, padding=(0, 1, 0, 0))
   for line in lines:
     shown.add_row(*line)

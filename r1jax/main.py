@@ -1,5 +1,7 @@
 """Entry point: python -m r1jax.main --config=configs/zero.py."""
 
+import json
+import os
 import sys
 
 import ml_collections
@@ -31,6 +33,24 @@ _PLAN_LOWER_ONLY = flags.DEFINE_bool(
 )
 _PLAN_TEXT = flags.DEFINE_string(
   "plan_text", "", "A folder for the compiled programs' text."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator",
+  None,
+  "HOST:PORT of process 0, in a run of several processes; by default what "
+  "Slurm, Open MPI or a TPU say.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "Processes of the run, with --coordinator."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Which process this is, from 0, with --coordinator."
+)
+_PEER_TIMEOUT = flags.DEFINE_float(
+  "peer_timeout_secs",
+  60.0,
+  "In which all processes must have come, and after which one that is not "
+  "heard of is dead.",
 )
 flags.mark_flag_as_required("config")
 
@@ -76,10 +96,19 @@ def main(argv: list[str]) -> None:
     if _PLAN.value is not None:
       _plan(config)
       return
-    from r1jax import jobs, pipeline  # They import jax: after the check.
+    # They import jax: after the check.
+    from r1jax import distributed, jobs, pipeline
 
+    this = distributed.member(
+      _COORDINATOR.value,
+      _NUM_PROCESSES.value,
+      _PROCESS_ID.value,
+      _PEER_TIMEOUT.value,
+      os.environ,
+    )
     run = pipeline.run if config.job == "pipeline" else jobs.run
-    run(config, workdir)
+    with distributed.joined(this, json.loads(config.to_json()), workdir):
+      run(config, workdir)
   except (ValueError, OSError) as error:
     sys.exit(f"r1jax: {error}")
 

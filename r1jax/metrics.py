@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import rich.progress
 
+from r1jax import distributed
+
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "eval.jsonl", "kept.jsonl")
 _PLAIN_SECS = 10.0  # Between two progress lines where no terminal is.
 
 
 class JsonLines:
-  """Appends rows to a file of JSON lines, UTF-8."""
+  """Appends rows to a file of JSON lines, UTF-8; the first process does."""
 
   def __init__(self, path: str | os.PathLike):
+    if not distributed.is_first():
+      path = os.devnull
     # Half a surrogate pair, which UTF-8 has no bytes for, becomes \uXXXX,
     # which is what JSON calls it.
     self._file = open(  # noqa: SIM115
@@ -47,10 +51,13 @@ class MetricWriter:
 
   def __init__(self, workdir: str | os.PathLike, first_round: int = 0):
     """Opens both; TensorBoard hides what it has from first_round on."""
-    import tensorboardX  # Imports torch where there is one: seconds.
-
     os.makedirs(workdir, exist_ok=True)
     self._lines = JsonLines(os.path.join(workdir, LOGS[0]))
+    self._board = None
+    if not distributed.is_first():
+      return
+    import tensorboardX  # Imports torch where there is one: seconds.
+
     self._board = tensorboardX.SummaryWriter(
       os.path.join(workdir, "tensorboard"), purge_step=first_round
     )
@@ -65,6 +72,8 @@ class MetricWriter:
     if bad:
       plain["log/nonfinite_count"] = bad
     self._lines.write([{"round": round, **plain}])
+    if self._board is None:
+      return
     for name, value in plain.items():
       if isinstance(value, (int, float)):
         self._board.add_scalar(name.replace("@", "_at_"), value, round)
@@ -73,7 +82,8 @@ class MetricWriter:
   def close(self) -> None:
     """Closes both."""
     self._lines.close()
-    self._board.close()
+    if self._board is not None:
+      self._board.close()
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -96,12 +106,13 @@ def truncate_from(workdir: str | os.PathLike, round: int) -> None:
   """Drops rows of this round and later from a workdir's logs.
 
   A run that resumes at `round` calls this, and its logs become those of
-  an unbroken run. One truncation a file: a kill leaves it old or new.
+  an unbroken run. One truncation a file: a kill leaves it old or new. The
+  first process does it.
 
   Raises:
     ValueError: For a malformed line that is not the last.
   """
-  for name in LOGS:
+  for name in LOGS if distributed.is_first() else ():
     path = os.path.join(workdir, name)
     if os.path.exists(path):
       end = 0
@@ -123,6 +134,9 @@ def progress(
     total: How many there are; None asks `len`.
   """
   total = len(items) if total is None else total
+  if not distributed.is_first():
+    yield from items
+    return
   if sys.stderr.isatty():
     console = rich.console.Console(stderr=True)
     yield from rich.progress.track(items, label, total, console=console)

@@ -25,6 +25,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from r1jax import (
   chain,
+  distributed,
   experiment,
   generate,
   interrupt,
@@ -57,8 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   workdir = os.path.abspath(workdir)
   os.makedirs(workdir, exist_ok=True)
-  records = read(workdir)
-  check(config, workdir, records)
+  records = distributed.agreed(lambda: _checked(config, workdir))
   todo = [s for s in config.stages if "gave" not in records.get(s["stage"], {})]
   with interrupt.watch() as stopped, _compiled_once(workdir):
     for stage in todo:
@@ -72,6 +72,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         return
       jax.clear_caches()
   _sum_up(config, workdir, records, bool(todo))
+
+
+def _checked(config: ml_collections.ConfigDict, workdir: str) -> Records:
+  records = read(workdir)
+  check(config, workdir, records)
+  return records
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import checkpoint, packing, records, run_card
+from r1jax import checkpoint, distributed, packing, records, run_card
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.models import heads, store
@@ -158,7 +158,7 @@ def make_scorer(
       program(params, buffers, *put([fields[name] for name in names]))
       for fields in microbatches
     ]
-    scores = jax.device_get(scores)
+    scores = distributed.fetch(scores)
     return np.array(
       [
         scores[slot.microbatch][slot.row, slot.start + slot.length - 1]
@@ -308,7 +308,7 @@ def restore(
     weights = checkpoint.restore_weights(path, *abstract)
   else:
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    weights = jax.device_put(store.load(path, *abstract), places)
+    weights = distributed.place(store.load(path, *abstract), places)
   return *weights, reading
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from r1jax import grading, records
+from r1jax import distributed, grading, records
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.records import Question, Response, Reward
@@ -105,7 +105,8 @@ def make(
   The key of a response depends on the round's key, the place of its
   question in the round, which `first` offsets, and its sample alone.
   Responses are graded while others decode, by reward models and as groups
-  once all are sampled.
+  once all are sampled. Of several processes each renders and grades its
+  share of the responses; then all have all.
 
   Args:
     programs: The sampler's.
@@ -129,19 +130,20 @@ def _roll(
   first: int = 0,
 ) -> Rollout:
   prompts = [templates.prompt_ids(template, q, tokenizer) for q in questions]
-  asked = {first + q: question for q, question in enumerate(questions)}
+  asked = dict(enumerate(questions, first))
   responses: dict[tuple[int, int], Response] = {}
 
   def on_finish(each: engine.Sample) -> None:
+    if not distributed.is_mine(each.question * samples + each.sample):
+      return
     question = asked[each.question]
     text = tokenizer.decode(_without_eos(each))
     prefilled = templates.of(template, question).think_prefilled
     response = Response(text, len(each.tokens_T), each.finish_reason, prefilled)
     place = (each.question, each.sample)
     responses[place] = response
-    if rewards.sends_ids:
-      response = response._replace(ids=each.tokens_T.tolist())
-    rewards.grader.submit(place, question, response)
+    ids = each.tokens_T.tolist() if rewards.sends_ids else []
+    rewards.grader.submit(place, question, response._replace(ids=ids))
 
   requests = [engine.Request(q, g) for q in asked for g in range(samples)]
   start = time.perf_counter()
@@ -154,6 +156,7 @@ def _roll(
     requests,
     on_finish=on_finish,
   )
+  responses = _all_responses(responses)
   sampled_at = time.perf_counter()
   scored = _score(rewards, asked, responses, sampled)
   scored_at = time.perf_counter()
@@ -174,6 +177,30 @@ def _roll(
     grade_secs=graded_at - scored_at,
     score_secs=scored_at - sampled_at if rewards.model else None,
   )
+
+
+def _all_responses(
+  responses: Mapping[tuple[int, int], Response],
+) -> dict[tuple[int, int], Response]:
+  """Those of every process."""
+  if distributed.count() == 1:
+    return dict(responses)
+  parts = distributed.gathered([*responses.items()])
+  return {
+    (q, g): Response(*fields) for part in parts for (q, g), fields in part
+  }
+
+
+def _all_grades(graded: Graded) -> Graded:
+  """Those of every process."""
+  if distributed.count() == 1:
+    return graded
+  parts = distributed.gathered([*graded.items()])
+  return {
+    (q, g): {name: Reward(*fields) for name, fields in row.items()}
+    for part in parts
+    for (q, g), row in part
+  }
 
 
 def _without_eos(sample: engine.Sample) -> np.ndarray:
@@ -213,7 +240,7 @@ def _grade(
   """All rewards of each response, waited for if they must be."""
   graded = {
     place: {k: r for k, r in row.items() if rewards.apply(k, asked[place[0]])}
-    for place, row in rewards.grader.collect().items()
+    for place, row in _all_grades(rewards.grader.collect()).items()
   }
   for place, row in scored.items():
     graded[place] |= row

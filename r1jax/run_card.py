@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 import r1jax
+from r1jax import distributed
 
 CARD = "run.json"
 
@@ -52,7 +53,9 @@ def read(workdir: str) -> dict[str, Any]:
 
 
 def write(workdir: str, fields: dict[str, Any]) -> None:
-  """Adds fields to run.json, in one step."""
+  """Adds fields to run.json, in one step; the first process does."""
+  if not distributed.is_first():
+    return
   path = os.path.join(workdir, CARD)
   card = read(workdir) | fields
   with open(path + ".new", "w", encoding="utf-8") as file:
@@ -94,5 +97,6 @@ def machine() -> dict[str, Any]:
     "jax": jax.__version__,
     "device": f"{device.platform} {device.device_kind}",
     "device_count": jax.device_count(),
+    "process_count": distributed.count(),
     "cpu_count": os.cpu_count(),
   }

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from r1jax import checkpoint, interrupt, metrics, sharding, tree
+from r1jax import checkpoint, distributed, interrupt, metrics, sharding, tree
 from r1jax.models import moe
 from r1jax.types import Aux, Batch, Params, Stage
 
@@ -94,7 +94,7 @@ def initial_state(
   reference = None
   if with_reference:
     reference = jax.tree.map(jnp.copy, (params, buffers))
-  updates = jax.device_put(jnp.int32(0), sharding.replicated(mesh))
+  updates = distributed.place(np.int32(0), sharding.replicated(mesh))
   return TrainState(params, buffers, opt_state, reference, updates)
 
 
@@ -136,13 +136,17 @@ def make_update(
     )
 
   places = jax.tree.map(lambda leaf: leaf.sharding, state)
-  grads = None if state is None else places.params
+  grads = aux = None
+  if state is not None:
+    grads = places.params
+    # Every process reads them whole.
+    aux = sharding.replicated(jax.tree.leaves(grads)[0].mesh)
   return Update(
     start=jax.jit(
       functools.partial(jax.tree.map, jnp.zeros_like), out_shardings=grads
     ),
     accumulate=jax.jit(
-      accumulate, donate_argnums=2, out_shardings=(grads, None)
+      accumulate, donate_argnums=2, out_shardings=(grads, aux)
     ),
     norm=jax.jit(optax.tree.norm),
     apply=jax.jit(apply, donate_argnums=0, out_shardings=places),
@@ -230,11 +234,13 @@ def run(
         row |= loop.evaluate(state, round)
       writer.write(round, row)
       logging.info(metrics.console_line(round, loop.rounds, row, SHOWN))
+      distributed.note_round(round)
       due = (round + 1) % loop.checkpoint_every_rounds == 0
-      if due or last or stopped():
+      stops = stopped()
+      if due or last or stops:
         checkpointer.save(round, state, {"next_round": round + 1})
         saved = round + 1
-      if stopped():
+      if stops:
         logging.info("Stopped by a signal; %d rounds are saved.", saved)
         break
   checkpointer.wait()

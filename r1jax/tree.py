@@ -72,11 +72,13 @@ def fingerprints(tree: Any) -> dict[str, str]:
 def _leaf_sums(leaf: Any) -> jax.Array:
   if jnp.dtype(leaf.dtype).itemsize == 8:  # jax would round it to 32 bits.
     leaf = np.asarray(leaf)[..., None].view(np.uint32)
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    whole = leaf.sharding.update(spec=jax.sharding.PartitionSpec())
+    return jax.jit(_sums_of_words, out_shardings=whole)(leaf)
   return _word_sums(leaf)
 
 
-@jax.jit
-def _word_sums(leaf: jax.Array) -> jax.Array:
+def _sums_of_words(leaf: jax.Array) -> jax.Array:
   """The two sums of a leaf, uint32; the axes are hashed one by one, so a
   leaf of more than 2^32 elements needs no 64-bit index."""
   if leaf.dtype == jnp.bool_:
@@ -91,6 +93,9 @@ def _word_sums(leaf: jax.Array) -> jax.Array:
       position = _mix(position + index)
     sums.append(jnp.sum(_mix(words ^ position), dtype=jnp.uint32))
   return jnp.stack(sums)
+
+
+_word_sums = jax.jit(_sums_of_words)
 
 
 def _mix(words: jax.Array) -> jax.Array:

@@ -15,13 +15,13 @@ PACKAGE = ROOT / "r1jax"
 # stand apart: text and NumPy, of which nothing before `policy` knows.
 LAYERS = {
   "base": "types records registry tree config_schema config_fields chain "
-  "config_kinds config_check",
+  "config_kinds config_check peers coordinator",
   "arrays": "models sampling losses score_losses divergences advantages "
   "weighting kl packing calibration",
   "text": "rewards data",
   "parts": (
     "policy optim sharding checkpoint metrics memory grading grading_worker "
-    "interrupt run_card"
+    "interrupt run_card distributed"
   ),
   "rollout": "rollout judging verdicts preference",
   "assembly": "experiment alignment",
@@ -37,7 +37,7 @@ ALLOWED = {("r1jax.rewards.__main__", "r1jax.grading")}
 # Imported by grader processes and before a device is touched.
 WITHOUT_JAX = (
   "records registry config_schema config_fields chain config_kinds "
-  "config_check rewards data"
+  "config_check peers coordinator rewards data"
 )
 NEVER_IMPORTED = ("tensorflow", "torch")
 

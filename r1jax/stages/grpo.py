@@ -19,7 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import advantages, kl, losses, packing, policy, rollout, tree
+from r1jax import (
+  advantages,
+  distributed,
+  kl,
+  losses,
+  packing,
+  policy,
+  rollout,
+  tree,
+)
 from r1jax.models.config import ModelConfig
 from r1jax.records import Question
 from r1jax.sampling import engine
@@ -231,7 +240,7 @@ def _kl_in_reward(score, put, state, rows, s):
     plain = batch._replace(experts_BTLP=None)
     ref_BT = score(*state.reference, plain)
     kl_BT = kl.in_reward(s.kl["name"], old_BT, ref_BT, batch.mask_BT)
-    parts.append(np.asarray(kl_BT))
+    parts.append(distributed.fetch(kl_BT))
   return np.array([p.sum() for p in packing.unpack(parts, layout)])
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from r1jax import (
   calibration,
+  distributed,
   experiment,
   preference,
   registry,
@@ -279,7 +280,7 @@ def assemble(
   model = preference.make(
     dims, with_balance=config.balance_coef > 0, layout=layout
   )
-  put = functools.partial(jax.device_put, device=sharding.rows(mesh))
+  put = functools.partial(distributed.place, shardings=sharding.rows(mesh))
   shape = dict(row_tokens=config.row_tokens, rows=config.rows_per_microbatch)
   return Assembled(
     model,
