@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.models import transformer
-from r1jax.models.attention import Context, packed_mask
+from r1jax.models.attention import packed_context
 from r1jax.models.config import ModelConfig
 from r1jax.models.layout import SINGLE, Layout
 from r1jax.models.moe import Report
@@ -92,7 +92,7 @@ def make(
 def _init(config: ModelConfig, key: jax.Array) -> tuple[Params, Params]:
   model = transformer.Transformer(config, with_mtp=config.num_mtp_layers > 0)
   ones_BT = jnp.ones((1, 2), jnp.int32)
-  context = Context(ones_BT, packed_mask(ones_BT), ones_BT)
+  context = packed_context(SINGLE, ones_BT, ones_BT)
 
   def run(module):
     hidden_BTD = module(ones_BT, context).hidden_BTD
@@ -162,9 +162,7 @@ def _forward(
     config, with_balance=with_balance, with_mtp=with_mtp, layout=layout
   )
   variables = {"params": params, "buffers": buffers}
-  context = Context(
-    batch.positions_BT, packed_mask(batch.segments_BT), batch.segments_BT
-  )
+  context = packed_context(layout, batch.positions_BT, batch.segments_BT)
   out = model.apply(
     variables, batch.tokens_BT, context, None, batch.experts_BTLP
   )

@@ -20,7 +20,7 @@ from r1jax import checkpoint, distributed, packing, records, run_card
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.models import heads, store
-from r1jax.models.attention import Context, packed_mask
+from r1jax.models.attention import packed_context
 from r1jax.models.config import ModelConfig
 from r1jax.models.layout import SINGLE, Layout
 from r1jax.records import Question, Response, Reward
@@ -76,13 +76,13 @@ def make(
 
   def init(key):
     ones_BT = jnp.ones((1, 2), jnp.int32)
-    context = Context(ones_BT, packed_mask(ones_BT), ones_BT)
+    context = packed_context(SINGLE, ones_BT, ones_BT)
     variables = heads.RewardModel(config).init(key, ones_BT, context)
     return variables["params"], variables.get("buffers", {})
 
   def scores(params, buffers, tokens_BT, segments_BT, positions_BT):
     variables = {"params": params, "buffers": buffers}
-    context = Context(positions_BT, packed_mask(segments_BT), segments_BT)
+    context = packed_context(layout, positions_BT, segments_BT)
     return model.apply(variables, tokens_BT, context)
 
   return RewardModel(init, scores)

@@ -10,7 +10,7 @@ import numpy as np
 from r1jax import policy
 from r1jax.models import config as config_lib
 from r1jax.models import transformer
-from r1jax.models.attention import Context, packed_mask
+from r1jax.models.attention import Context, packed_context, packed_mask
 from r1jax.types import Batch
 
 VOCAB = 32
@@ -85,7 +85,7 @@ def forward(config, **arguments):
   model = transformer.Transformer(config, **arguments)
 
   def run(params, buffers, tokens_BT, segments_BT, positions_BT, replay=None):
-    context = Context(positions_BT, packed_mask(segments_BT), segments_BT)
+    context = packed_context(model.layout, positions_BT, segments_BT)
     variables = {"params": params, "buffers": buffers}
     return model.apply(variables, tokens_BT, context, None, replay)
 

@@ -6,11 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r1jax.models import flash
 from r1jax.models.config import ModelConfig
+from r1jax.models.flash import MASKED
 from r1jax.models.layers import Linear, RMSNorm, rotary, rotate
 from r1jax.models.layout import SINGLE, Layout
-
-MASKED = -1e30  # Finite, so a row with nothing to see stays finite.
 
 
 class Context(NamedTuple):
@@ -18,13 +18,24 @@ class Context(NamedTuple):
 
   Attributes:
     positions_BT: Position inside the sequence; also the cache column.
-    mask_BTS: True where token t may look at token (or column) s.
+    mask_BTS: True where token t may look at token (or column) s; None
+      where the layout's form of attention reads the segments instead.
     segments_BT: As in `types.Batch`; None where nothing is packed.
   """
 
   positions_BT: jax.Array
-  mask_BTS: jax.Array
+  mask_BTS: jax.Array | None
   segments_BT: jax.Array | None = None
+
+
+def packed_context(
+  layout: Layout, positions_BT: jax.Array, segments_BT: jax.Array
+) -> Context:
+  """The context of packed rows, with a mask where the layout needs one."""
+  mask_BTS = None
+  if flash.form_of(layout, segments_BT.shape[1]) == "mask":
+    mask_BTS = packed_mask(segments_BT)
+  return Context(positions_BT, mask_BTS, segments_BT)
 
 
 def packed_mask(segments_BT: jax.Array) -> jax.Array:
@@ -76,6 +87,22 @@ def attend(
   return out.reshape(B, T, N, -1)
 
 
+def look(
+  layout: Layout,
+  q_BTNH: jax.Array,
+  k_BKSH: jax.Array,
+  v_BKSH: jax.Array,
+  context: Context,
+  scale: float,
+) -> jax.Array:
+  """The attention product of a context, by its mask or its segments."""
+  if context.mask_BTS is not None:
+    return attend(q_BTNH, k_BKSH, v_BKSH, context.mask_BTS, scale)
+  return flash.attend(
+    layout, q_BTNH, k_BKSH, v_BKSH, context.segments_BT, scale
+  )
+
+
 class GroupedQueryAttention(nn.Module):
   """Attention whose query heads share keys and values in groups."""
 
@@ -117,8 +144,8 @@ class GroupedQueryAttention(nn.Module):
       columns_B = context.positions_BT[:, 0]
       k_BKSH = write_columns(cache[0], k_BTKH[:, 0], columns_B)
       v_BKSH = write_columns(cache[1], v_BTKH[:, 0], columns_B)
-    out_BTNH = attend(
-      q_BTNH, k_BKSH, v_BKSH, context.mask_BTS, c.head_dim**-0.5
+    out_BTNH = look(
+      self.layout, q_BTNH, k_BKSH, v_BKSH, context, c.head_dim**-0.5
     )
     y_BTD = Linear(
       c, (c.d_model,), ("heads", "head_dim", "embed"), 2, name="out"

@@ -26,12 +26,18 @@ ACTIVATIONS: dict[str | None, tuple[str, ...]] = {
 # By config.kernels field: platform to what "auto" means there, and where
 # each form runs.
 AUTO = {
-  "attention": {"cpu": "mask", "gpu": "mask", "tpu": "mask"},
+  "attention": {"cpu": "by_length", "gpu": "triton", "tpu": "splash"},
   "experts": {"cpu": "scanned", "gpu": "scanned", "tpu": "megablox"},
 }
 ANYWHERE = ("cpu", "gpu", "tpu")
 RUNS_ON = {
-  "attention": {"mask": ANYWHERE},
+  "attention": {
+    "mask": ANYWHERE,
+    "chunked": ANYWHERE,
+    "by_length": ANYWHERE,
+    "triton": ("gpu",),
+    "splash": ("tpu",),
+  },
   "experts": {
     "dense": ANYWHERE,
     "ragged": ANYWHERE,
@@ -47,13 +53,13 @@ class Layout(NamedTuple):
 
   Attributes:
     mesh: None on one device, where nothing is constrained.
-    attention: Form of the attention product.
+    attention: Form of the attention product, see `flash.form_of`.
     experts: Form of the experts' grouped matmul; "" leaves it to
       config.model.moe_impl, on one device only.
   """
 
   mesh: Mesh | None = None
-  attention: str = "mask"
+  attention: str = "by_length"
   experts: str = ""
 
   def size(self, *axes: str) -> int:
@@ -73,12 +79,19 @@ class Layout(NamedTuple):
       parts.append(used if used and not length % self.size(*used) else None)
     return PartitionSpec(*parts)
 
+  def place(
+    self, shape: tuple[int, ...], *axes: str | None
+  ) -> NamedSharding | None:
+    """The sharding of an array of logical axes; None on one device."""
+    if self.mesh is None:
+      return None
+    return NamedSharding(self.mesh, self.spec(shape, *axes))
+
   def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
     """x, laid out by its logical axes; as it is on one device."""
     if self.mesh is None:
       return x
-    place = NamedSharding(self.mesh, self.spec(x.shape, *axes))
-    return jax.lax.with_sharding_constraint(x, place)
+    return jax.lax.with_sharding_constraint(x, self.place(x.shape, *axes))
 
 
 SINGLE = Layout()

@@ -1,10 +1,12 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, §2.1)."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from r1jax.models.attention import MASKED, Context, attend, write_columns
+from r1jax.models.attention import MASKED, Context, look, write_columns
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Linear, RMSNorm, rotary, rotate, yarn_mscale
 from r1jax.models.layout import SINGLE, Layout
@@ -65,7 +67,7 @@ class LatentAttention(nn.Module):
     ).astype(x_BTD.dtype)
     if cache is None:
       latent_BSC, rope_BSR = latent_BTC, rope_BTR
-      product = _expanded
+      product = functools.partial(_expanded, self.layout)
     else:
       columns_B = context.positions_BT[:, 0]
       latent_BSC = write_columns(cache[0][:, None], latent_BTC, columns_B)
@@ -97,7 +99,9 @@ class LatentAttention(nn.Module):
     return nope_BTNH, rotate(rope_BTNR, cos_sin, c.rope_interleaved)
 
 
-def _expanded(q_nope_BTNH, q_rope_BTNR, latent, rope, up_CNX, context, c):
+def _expanded(
+  layout, q_nope_BTNH, q_rope_BTNR, latent, rope, up_CNX, context, c
+):
   """Per-head keys and values, as in training."""
   expanded_BNSX = jnp.einsum("BSC,CNX->BNSX", latent, up_CNX)
   k_nope_BNSH, v_BNSH = jnp.split(expanded_BNSX, [c.qk_nope_head_dim], axis=-1)
@@ -105,11 +109,12 @@ def _expanded(q_nope_BTNH, q_rope_BTNR, latent, rope, up_CNX, context, c):
   rope_BNSR = jnp.broadcast_to(
     rope_B1SR, k_nope_BNSH.shape[:3] + rope_B1SR.shape[-1:]
   )
-  return attend(
+  return look(
+    layout,
     jnp.concatenate([q_nope_BTNH, q_rope_BTNR], axis=-1),
     jnp.concatenate([k_nope_BNSH, rope_BNSR], axis=-1),
     v_BNSH,
-    context.mask_BTS,
+    context,
     softmax_scale(c),
   )
 

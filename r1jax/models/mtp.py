@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from r1jax.models.attention import Context, packed_mask
+from r1jax.models.attention import Context, packed_context
 from r1jax.models.block import rematerialized
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Linear, RMSNorm
@@ -63,8 +63,6 @@ class MTP(nn.Module):
       layout=self.layout,
       name="block",
     )
-    inside = Context(
-      context.positions_BT, packed_mask(segments_BT), segments_BT
-    )
+    inside = packed_context(self.layout, context.positions_BT, segments_BT)
     x_BTD, (_, report) = block(x_BTD, (None, None), inside)
     return RMSNorm(c.norm_eps, name="final_norm")(x_BTD), report
