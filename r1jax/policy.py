@@ -85,7 +85,7 @@ def make(
   return Policy(
     functools.partial(_init, config),
     functools.partial(_logprobs, forward, temperature or 1.0),
-    functools.partial(_programs, config, temperature),
+    functools.partial(_programs, config, temperature, layout),
   )
 
 
@@ -105,6 +105,7 @@ def _init(config: ModelConfig, key: jax.Array) -> tuple[Params, Params]:
 def _programs(
   config: ModelConfig,
   temperature: float,
+  layout: Layout,
   *,
   eos_id: int,
   chunk_tokens: int,
@@ -125,7 +126,7 @@ def _programs(
     repetition_tokens=repetition_tokens,
     stop_ids=stop_ids,
   )
-  return engine.make_programs(config, settings, **shapes)
+  return engine.make_programs(config, settings, layout=layout, **shapes)
 
 
 def _logprobs(

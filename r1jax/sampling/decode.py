@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.models import transformer
-from r1jax.models.attention import Context, packed_mask
+from r1jax.models.attention import Context, packed_context
 from r1jax.models.config import ModelConfig
+from r1jax.models.layout import SINGLE, Layout
 from r1jax.sampling import logits as logits_lib
 
 RUNNING, EOS, LENGTH, REPETITION = range(4)
@@ -83,8 +84,30 @@ def response_keys(
   return jax.vmap(one)(questions_B, samples_B)
 
 
+def _cache_axes(rows: str | None, rank: int) -> tuple[str | None, ...]:
+  """Logical axes of a cache: rows, heads if it has them, columns, width."""
+  return (rows, *["heads"] * (rank - 3), None, None)
+
+
+def places(layout: Layout, config: ModelConfig, rows: int) -> Slots | None:
+  """Where each part of so many slots, or prefilled rows, lies; None on one
+  device."""
+  if layout.mesh is None:
+    return None
+  shape = (rows, 1, 1)
+  if config.attention == "gqa":
+    shape = (rows, config.num_kv_heads, 1, 1)
+  each_B = layout.place((rows,), "batch")
+  cache = layout.place(shape, *_cache_axes("batch", len(shape)))
+  return Slots(cache, *[each_B] * (len(Slots._fields) - 1))
+
+
 def prefill(
-  config: ModelConfig, params: Any, buffers: Any, tokens_BT: jax.Array
+  config: ModelConfig,
+  params: Any,
+  buffers: Any,
+  tokens_BT: jax.Array,
+  layout: Layout = SINGLE,
 ) -> tuple[Any, jax.Array]:
   """The prompts' caches, and the experts of their tokens, experts_BTLP.
 
@@ -94,8 +117,11 @@ def prefill(
   B, T = tokens_BT.shape
   positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
   ones_BT = jnp.ones((B, T), jnp.int32)
-  model = transformer.Transformer(config, unrolled=True, keep_cache=True)
-  context = Context(positions_BT, packed_mask(ones_BT))
+  tokens_BT = layout.constrain(tokens_BT, "batch", None)
+  model = transformer.Transformer(
+    config, unrolled=True, keep_cache=True, layout=layout
+  )
+  context = packed_context(layout, positions_BT, ones_BT)
   variables = {"params": params, "buffers": buffers}
   out = model.apply(variables, tokens_BT, context)
   if out.report is None:
@@ -107,11 +133,15 @@ def empty_slots(
   config: ModelConfig, params: Any, buffers: Any, slots: int, columns: int
 ) -> Slots:
   """Slots that all are free."""
-  tokens_BT = jax.ShapeDtypeStruct((slots, columns), jnp.int32)
+  tokens_B1 = jax.ShapeDtypeStruct((slots, 1), jnp.int32)
   shapes = jax.eval_shape(
-    lambda p, b, t: prefill(config, p, b, t)[0], params, buffers, tokens_BT
+    lambda p, b, t: prefill(config, p, b, t)[0], params, buffers, tokens_B1
   )
-  caches = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def room(one):
+    return jnp.zeros((*one.shape[:-2], columns, one.shape[-1]), one.dtype)
+
+  caches = jax.tree.map(room, shapes)
 
   def zeros_B():  # Each its own buffer, since slots are donated.
     return jnp.zeros((slots,), jnp.int32)
@@ -137,6 +167,7 @@ def insert(
   lengths_B: jax.Array,
   limits_B: jax.Array,
   keys_B: jax.Array,
+  layout: Layout = SINGLE,
 ) -> Slots:
   """The slots with new prompts where `chosen_B`; other rows unchanged.
 
@@ -148,9 +179,13 @@ def insert(
     lengths_B: Prompt tokens.
     limits_B: Response tokens at which the row ends.
     keys_B: Of `response_keys`.
+    layout: Of the slots.
   """
+  chosen_B, rows_B = (layout.constrain(a, "batch") for a in (chosen_B, rows_B))
 
   def place(cache, prompt):
+    # Any slot may take any row, so every device sees all of them.
+    prompt = layout.constrain(prompt, *_cache_axes(None, prompt.ndim))
     new = prompt[rows_B]
     width = new.shape[-2]
     mask = chosen_B.reshape(-1, *[1] * (cache.ndim - 1))
@@ -188,6 +223,7 @@ def decode(
   buffers: Any,
   slots: Slots,
   patience: jax.Array,
+  layout: Layout = SINGLE,
 ) -> tuple[Slots, Chunk]:
   """The slots after at most `chunk_tokens` steps, and what was drawn.
 
@@ -197,7 +233,7 @@ def decode(
   running = jnp.sum(slots.finish_B == RUNNING)
   start_B = slots.steps_B
   model = transformer.Transformer(
-    config, unrolled=True, keep_cache=True, moe_impl="dense"
+    config, unrolled=True, keep_cache=True, moe_impl="dense", layout=layout
   )
   variables = {"params": params, "buffers": buffers}
 
@@ -212,6 +248,7 @@ def decode(
     step, slots, drawn = carry
     hidden_BD, caches, experts_BLP = _forward(model, variables, slots)
     logits_BV = model.apply(variables, hidden_BD, method="logits")
+    logits_BV = layout.constrain(logits_BV, "batch", None)
     slots, token_B, logprob_B = _draw(logits_BV, slots, settings)
     column = (token_B, logprob_B, experts_BLP)
     drawn = jax.tree.map(

@@ -17,6 +17,7 @@ import numpy as np
 
 from r1jax.models import transformer
 from r1jax.models.config import ModelConfig
+from r1jax.models.layout import BATCH_AXES, SINGLE, Layout
 from r1jax.records import FINISH_REASONS
 from r1jax.sampling import decode
 
@@ -79,27 +80,62 @@ def make_programs(
   prefill_rows: int,
   max_prompt_tokens: int,
   max_response_tokens: int,
+  layout: Layout = SINGLE,
 ) -> Programs:
-  """The programs for these fixed shapes."""
+  """The programs for these fixed shapes.
+
+  On a mesh slots, prefilled rows and their caches are spread over the
+  devices that share a batch, and what the host reads is on each of them.
+
+  Raises:
+    ValueError: If the mesh does not divide slots or prefill_rows.
+  """
+  _check_rows(layout, slots=slots, prefill_rows=prefill_rows)
   columns = max_prompt_tokens + max_response_tokens
+  whole = layout.place(())
+  places = decode.places(layout, config, slots)
+  prompt_places = None
+  if places is not None:
+    prompt_places = decode.places(layout, config, prefill_rows).caches
   return Programs(
     unstack=jax.jit(transformer.unstack),
-    prefill=jax.jit(functools.partial(decode.prefill, config)),
+    prefill=jax.jit(
+      functools.partial(decode.prefill, config, layout=layout),
+      out_shardings=(prompt_places, whole),
+    ),
     empty=jax.jit(
       lambda params, buffers: decode.empty_slots(
         config, params, buffers, slots, columns
-      )
+      ),
+      out_shardings=places,
     ),
-    insert=jax.jit(decode.insert, donate_argnums=0),
+    insert=jax.jit(
+      functools.partial(decode.insert, layout=layout),
+      donate_argnums=0,
+      out_shardings=places,
+    ),
     decode=jax.jit(
-      functools.partial(decode.decode, config, settings), donate_argnums=2
+      functools.partial(decode.decode, config, settings, layout=layout),
+      donate_argnums=2,
+      out_shardings=(places, whole),
     ),
-    keys=jax.jit(decode.response_keys),
+    keys=jax.jit(decode.response_keys, out_shardings=whole),
     slots=slots,
     prefill_rows=prefill_rows,
     max_prompt_tokens=max_prompt_tokens,
     max_response_tokens=max_response_tokens,
   )
+
+
+def _check_rows(layout, **rows):
+  shards = layout.size(*BATCH_AXES)
+  for field, count in rows.items():
+    if count % shards:
+      axes = " * ".join(f"config.mesh.{axis}" for axis in BATCH_AXES)
+      raise ValueError(
+        f"config.sampling.{field} is {count}, which {axes} = {shards} does "
+        "not divide. Set it to a multiple."
+      )
 
 
 def sample(
