@@ -11,16 +11,19 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from r1jax.models import transformer
+from r1jax.models import parallel, transformer
 from r1jax.models.attention import packed_context
 from r1jax.models.config import ModelConfig
-from r1jax.models.layout import SINGLE, Layout
+from r1jax.models.layout import BATCH_AXES, SINGLE, Layout
 from r1jax.models.moe import Report
 from r1jax.sampling import decode, engine
 from r1jax.types import Batch, Params
 
-_HEAD_ELEMENTS = 1 << 24  # Logits that exist at a time.
+# Logits that exist at a time on one processor, and on another device.
+_HEAD_ELEMENTS, _DEVICE_ELEMENTS = 1 << 24, 1 << 27
+_CHUNK_TOKENS, _DEVICE_TOKENS = 32, 1024
 
 
 class Scores(NamedTuple):
@@ -84,7 +87,7 @@ def make(
   )
   return Policy(
     functools.partial(_init, config),
-    functools.partial(_logprobs, forward, temperature or 1.0),
+    functools.partial(_logprobs, forward, temperature or 1.0, layout),
     functools.partial(_programs, config, temperature, layout),
   )
 
@@ -132,20 +135,18 @@ def _programs(
 def _logprobs(
   forward: Callable,
   temperature: float,
+  layout: Layout,
   params: Params,
   buffers: Params,
   batch: Batch,
 ) -> Scores:
-  out, head = forward(params, buffers, batch)
+  out, kernel_DV = forward(params, buffers, batch)
+  score = functools.partial(_score_tokens, layout, kernel_DV, temperature)
   mtp_BT, mask_BT = None, batch.mask_BT
   if out.mtp_BTD is not None:
     further_BT = mask_BT & (batch.positions_BT > 1)
-    mtp_BT, _ = _score_tokens(
-      head, out.mtp_BTD, batch.tokens_BT, further_BT, temperature
-    )
-  logprobs_BT, entropy_BT = _score_tokens(
-    head, out.hidden_BTD, batch.tokens_BT, mask_BT, temperature
-  )
+    mtp_BT, _ = score(out.mtp_BTD, batch.tokens_BT, further_BT)
+  logprobs_BT, entropy_BT = score(out.hidden_BTD, batch.tokens_BT, mask_BT)
   return Scores(logprobs_BT, entropy_BT, out.report, mtp_BT)
 
 
@@ -158,7 +159,7 @@ def _forward(
   with_mtp=False,
   layout=SINGLE,
 ):
-  """(output, head) of a model on a batch."""
+  """(output, the head's kernel) of a model on a batch."""
   model = transformer.Transformer(
     config, with_balance=with_balance, with_mtp=with_mtp, layout=layout
   )
@@ -167,7 +168,7 @@ def _forward(
   out = model.apply(
     variables, batch.tokens_BT, context, None, batch.experts_BTLP
   )
-  return out, functools.partial(model.apply, variables, method="logits")
+  return out, model.apply(variables, method="head_kernel")
 
 
 def make_comparison(
@@ -195,44 +196,50 @@ def make_comparison(
   assert student.vocab_size == teacher.vocab_size
 
   def compare(params, buffers, batch):
-    out, head = _forward(
+    out, kernel_DV = _forward(
       student, with_balance, params, buffers, batch, layout=layout
     )
     plain = batch._replace(experts_BTLP=None)
-    theirs, their_head = _forward(
+    theirs, their_kernel_DV = _forward(
       teacher, False, *batch.teacher, plain, layout=layout
     )
 
-    def score(hidden_BXD, teacher_BXD, tokens_BX):
-      logits_BXV = head(hidden_BXD)
+    def score(kernels, hidden_BXD, teacher_BXD, tokens_BX):
+      logits_BXV, teacher_BXV = map(
+        transformer.project, kernels, (hidden_BXD, teacher_BXD)
+      )
       divergence_BX = divergence(
         jax.nn.log_softmax(logits_BXV / temperature),
-        jax.nn.log_softmax(their_head(teacher_BXD) / temperature),
+        jax.nn.log_softmax(teacher_BXV / temperature),
       )
       return *_score(logits_BXV, tokens_BX), temperature**2 * divergence_BX
 
     *scores, divergence_BT = _in_chunks(
+      layout,
       score,
       3,
+      (kernel_DV, their_kernel_DV),
       (out.hidden_BTD, theirs.hidden_BTD),
       batch.tokens_BT,
       batch.mask_BT,
-      student.vocab_size,
     )
     return Scores(*scores, out.report), divergence_BT
 
   return compare
 
 
-def _score_tokens(head, hidden_BTD, tokens_BT, mask_BT, temperature):
+def _score_tokens(
+  layout, kernel_DV, temperature, hidden_BTD, tokens_BT, mask_BT
+):
   """Log-probabilities and entropies of the masked tokens."""
-  V = jax.eval_shape(head, hidden_BTD[:, 0]).shape[-1]
 
-  def score(hidden_BXD, tokens_BX):
-    logits_BXV = head(hidden_BXD) / temperature
+  def score(kernels, hidden_BXD, tokens_BX):
+    logits_BXV = transformer.project(*kernels, hidden_BXD) / temperature
     return _score(logits_BXV, tokens_BX)
 
-  return _in_chunks(score, 2, (hidden_BTD,), tokens_BT, mask_BT, V)
+  return _in_chunks(
+    layout, score, 2, (kernel_DV,), (hidden_BTD,), tokens_BT, mask_BT
+  )
 
 
 def _score(logits_BXV, tokens_BX):
@@ -246,23 +253,48 @@ def _score(logits_BXV, tokens_BX):
   return picked_BX1[:, :, 0] - lse_BX, entropy_BX
 
 
-def _in_chunks(score, count, hiddens, tokens_BT, mask_BT, V):
-  """What `score` says of the masked tokens, in chunks; 0 of the others.
+def _in_chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT):
+  """What `score` says of the masked tokens; 0 of the others.
+
+  On a mesh every device scores its own rows, its share of them over tensor,
+  so that a head's gradient is summed over devices once, not a chunk.
+
+  Args:
+    layout: The mesh.
+    score: (kernels, hidden_BXD of each model, tokens_BX) -> `count` arrays
+      _BX.
+    count: Of them.
+    kernels: Of each model's head.
+    hiddens: hidden_BTD of each model.
+    tokens_BT, mask_BT: Of the batch.
+  """
+  if layout.mesh is None:
+    return _chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT)
+
+  def run(kernels, *rest):
+    axes = transformer.HEAD_AXES
+    kernels = [parallel.whole(layout, kernel, axes) for kernel in kernels]
+    return _chunks(layout, score, count, kernels, *rest)
+
+  rows = PartitionSpec(BATCH_AXES)
+  specs = (layout.kernel_spec(transformer.HEAD_AXES), rows, rows, rows)
+  return parallel.on_rows(layout, run, specs, (rows,) * count)(
+    kernels, hiddens, tokens_BT, mask_BT
+  )
+
+
+def _chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT):
+  """What `score` says, in chunks.
 
   In each row the masked tokens are brought together first, so chunks
   without any are not computed; a chunk's logits are made again in the
   backward pass rather than kept.
-
-  Args:
-    score: (hidden_BXD of each model, tokens_BX) -> `count` arrays _BX.
-    count: Of them.
-    hiddens: hidden_BTD of each model.
-    tokens_BT, mask_BT: Of the batch.
-    V: Logits of a token.
   """
   B, T = tokens_BT.shape
-  chunk = _chunk_tokens(B, T, V)
+  chunk = _chunk_tokens(layout, B, T, kernels[0].shape[1])
+  shares = layout.size("tensor")
   chunks = -(-T // chunk)
+  chunks += -chunks % shares
   width = chunks * chunk
   order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
 
@@ -286,10 +318,10 @@ def _in_chunks(score, count, hiddens, tokens_BT, mask_BT, V):
   @jax.checkpoint
   def step(_, inputs):
     *hiddens_BXD, tokens_BX, mask_BX = inputs
-    zeros_BX = jnp.zeros(tokens_BX.shape, jnp.float32)
+    zeros_BX = jnp.zeros_like(tokens_BX, jnp.float32)
     found = jax.lax.cond(
       jnp.any(mask_BX),
-      score,
+      functools.partial(score, kernels),
       lambda *_: (zeros_BX,) * count,
       *hiddens_BXD,
       tokens_BX,
@@ -297,7 +329,10 @@ def _in_chunks(score, count, hiddens, tokens_BT, mask_BT, V):
     return None, tuple(jnp.where(mask_BX, each, 0.0) for each in found)
 
   inputs = (*map(gather_hidden, hiddens), gather(tokens_BT), gather(mask_BT))
-  _, found = jax.lax.scan(step, None, inputs)
+  if shares > 1:
+    found = _shared(step, inputs, shares)
+  else:
+    _, found = jax.lax.scan(step, None, inputs)
   back_BT = jnp.argsort(order_BT, axis=1)
   return tuple(
     jnp.take_along_axis(
@@ -307,7 +342,32 @@ def _in_chunks(score, count, hiddens, tokens_BT, mask_BT, V):
   )
 
 
-def _chunk_tokens(B: int, T: int, V: int) -> int:
-  """Tokens of a row in one chunk: a power of two, 8 to 32."""
-  most = min(32, T, _HEAD_ELEMENTS // (B * V))
+def _shared(step, inputs, shares):
+  """What a scan of `step` gives, each device along tensor its share.
+
+  The shares are dealt out in turn, since chunks without tokens come last.
+  """
+  mine = jax.lax.axis_index("tensor")
+
+  def deal(values_CBX):
+    C, *rest = values_CBX.shape
+    dealt = values_CBX.reshape(C // shares, shares, *rest)
+    return jax.lax.dynamic_index_in_dim(dealt, mine, 1, keepdims=False)
+
+  def collect(found_CBX):
+    C, *rest = found_CBX.shape
+    all = jnp.zeros((C, shares, *rest), found_CBX.dtype)
+    all = jax.lax.dynamic_update_index_in_dim(all, found_CBX, mine, 1)
+    return jax.lax.psum(all, "tensor").reshape(C * shares, *rest)
+
+  _, found = jax.lax.scan(step, None, jax.tree.map(deal, inputs))
+  return jax.tree.map(collect, found)
+
+
+def _chunk_tokens(layout: Layout, B: int, T: int, V: int) -> int:
+  """Tokens of a row in one chunk: a power of two, 8 or more."""
+  most, elements = _CHUNK_TOKENS, _HEAD_ELEMENTS
+  if layout != SINGLE:
+    most, elements = _DEVICE_TOKENS, _DEVICE_ELEMENTS
+  most = min(most, T, elements // (B * V))
   return max(8, 1 << max(0, most.bit_length() - 1))

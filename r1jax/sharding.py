@@ -11,31 +11,7 @@ import optax
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from r1jax.models.layout import BATCH_AXES, MESH_AXES
-
-Rules = Mapping[str, str | tuple[str, ...] | None]
-
-# Logical axis of a parameter to mesh axis or axes; None is replicated.
-# "embed" lies on the expert axis too, which holds no expert of a dense
-# layer, so that nothing big is stored twice.
-RULES: Rules = {
-  "vocab": "tensor",
-  "embed": ("fsdp", "expert"),
-  "mlp": "tensor",
-  "heads": "tensor",
-  "kv_heads": "tensor",
-  "head_dim": None,
-  "q_lora": None,
-  "kv_lora": None,
-  "experts": "expert",
-  "expert_embed": "fsdp",
-  "expert_mlp": "tensor",
-  "expert_inner": ("tensor", "fsdp"),
-  "expert_out": None,
-  "router": None,
-  "norm": None,
-  "layers": None,
-}
+from r1jax.models.layout import BATCH_AXES, MESH_AXES, RULES, Rules
 
 
 def make_mesh(

@@ -7,6 +7,7 @@ difference from the first case's over the norm of that.
 """
 
 import json
+import sys
 
 import flax.linen as nn
 import jax
@@ -18,11 +19,22 @@ from r1jax.models import layout
 from r1jax.stages import lm
 from tests import small
 
-MESHES = {
-  "fsdp 8": dict(data=1, fsdp=8, expert=1, tensor=1),
-  "fsdp 4 x tensor 2": dict(data=1, fsdp=4, expert=1, tensor=2),
-  "data 2 x fsdp 2 x expert 2": dict(data=2, fsdp=2, expert=2, tensor=1),
-  "expert 8": dict(data=1, fsdp=1, expert=8, tensor=1),
+# By case: data, fsdp, expert, tensor.
+QUICK = {
+  "data 2 x fsdp 2 x expert 2": (2, 2, 2, 1),
+  "fsdp 4 x tensor 2": (1, 4, 1, 2),
+}
+MESHES = QUICK | {
+  "data 8": (8, 1, 1, 1),
+  "fsdp 8": (1, 8, 1, 1),
+  "expert 8": (1, 1, 8, 1),
+  "data 4 x tensor 2": (4, 1, 1, 2),
+  "data 2 x expert 4": (2, 1, 4, 1),
+  "fsdp 2 x expert 4": (1, 2, 4, 1),
+  "fsdp 4 x expert 2": (1, 4, 2, 1),
+  "expert 4 x tensor 2": (1, 1, 4, 2),
+  "fsdp 2 x expert 2 x tensor 2": (1, 2, 2, 2),
+  "data 2 x fsdp 2 x tensor 2": (2, 2, 1, 2),
 }
 # By case, rows of a microbatch and tokens of a row: 10 fit one sequence.
 SPLITS = {
@@ -31,7 +43,10 @@ SPLITS = {
   "unpacked, 4 microbatches": (8, 10),
   "packed": (8, 24),
 }
-CONFIG = small.mla(num_layers=2, num_dense_layers=0)
+CONFIGS = {
+  "moe": small.mla(num_layers=2, num_dense_layers=0, q_lora_rank=16),
+  "dense": small.gqa(),
+}
 
 
 def update(rows, row_tokens):
@@ -47,11 +62,11 @@ def update(rows, row_tokens):
   )
 
 
-def gradient(batches, mesh=None, config=CONFIG):
+def gradient(config, batches, mesh=None):
   """Of the update's loss, every microbatch's added, on the host."""
   kernels = dict(attention="auto", experts="auto")
-  lay = layout.SINGLE if mesh is None else layout.of(mesh, kernels)
-  model = policy.make(config, temperature=0.9, layout=lay)
+  where = layout.SINGLE if mesh is None else layout.of(mesh, kernels)
+  model = policy.make(config, temperature=0.9, layout=where)
   params, buffers = small.weights(config)
   if mesh is not None:
     boxed = jax.eval_shape(model.init, jax.random.key(0))
@@ -79,20 +94,36 @@ def norm(tree):
   )
 
 
-def main():
-  """Prints the cases."""
-  want = None
-  out = {"devices": jax.device_count()}
+def splits():
+  """One device's gradients of every split."""
+  config, want, out = CONFIGS["moe"], None, {}
   for case, shape in SPLITS.items():
     batches = update(*shape)
-    got = gradient(batches)
+    got = gradient(config, batches)
     want = want or got
     out["least"] = min(float(abs(leaf).max()) for leaf in jax.tree.leaves(want))
     out[case] = distance(got, want), len(batches)
+  return out
+
+
+def meshes(kind, cases):
+  """A model's gradients on meshes."""
   batches = update(*SPLITS["packed"])
-  for case, sizes in MESHES.items():
-    got = gradient(batches, sharding.make_mesh(sizes))
-    out[case] = distance(got, want), len(batches)
+  want, out = gradient(CONFIGS[kind], batches), {}
+  for case in cases:
+    sizes = dict(zip(layout.MESH_AXES, MESHES[case]))
+    got = gradient(CONFIGS[kind], batches, sharding.make_mesh(sizes))
+    out[f"{kind}, {case}"] = distance(got, want), len(batches)
+  return out
+
+
+def main(which):
+  """Prints the cases: "quick", or a model's with all meshes."""
+  out = {"devices": jax.device_count()}
+  if which == "quick":
+    out |= splits() | meshes("moe", QUICK)
+  else:
+    out |= meshes(which, MESHES)
   print(json.dumps(out))
 
 
@@ -102,4 +133,4 @@ def distance(got, want):
 
 
 if __name__ == "__main__":
-  main()
+  main(sys.argv[1])

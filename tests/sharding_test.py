@@ -1,4 +1,5 @@
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import sys
 import flax.linen as nn
 import jax
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import AbstractMesh, PartitionSpec
 
@@ -44,7 +46,7 @@ class RulesTest(parameterized.TestCase):
 
   def test_worked_example(self):
     params, buffers = sharding.param_shardings(
-      mesh(fsdp=2, expert=4, tensor=2), boxed(small.mla())
+      mesh(fsdp=2, expert=4, tensor=2), boxed(small.mla(q_lora_rank=16))
     )
     spec = params["moe_layers"]["moe"]["gate"].spec
     self.assertEqual(spec, PartitionSpec(None, "expert", "fsdp", "tensor"))
@@ -115,19 +117,19 @@ class MeshTest(parameterized.TestCase):
 
 
 @functools.lru_cache
-def gradients():
+def gradients(which):
   """What mesh_gradients prints."""
   flags = (
     "--xla_force_host_platform_device_count=8 "
     "--xla_backend_optimization_level=0"  # Compiles in half the time.
   )
   done = subprocess.run(
-    [sys.executable, "-m", "tests.mesh_gradients"],
+    [sys.executable, "-m", "tests.mesh_gradients", which],
     cwd=ROOT,
     env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=1200,
     check=False,
   )
   assert done.returncode == 0, done.stderr[-3000:]
@@ -140,13 +142,23 @@ class GradientTest(parameterized.TestCase):
   LIMIT = 5e-6
 
   def test_on_eight_devices(self):
-    self.assertEqual(gradients()["devices"], 8)
+    self.assertEqual(gradients("quick")["devices"], 8)
 
-  @parameterized.parameters(*mesh_gradients.MESHES)
-  def test_mesh_gives_the_gradient_of_one_device(self, case):
-    difference, microbatches = gradients()[case]
+  def _check(self, which, case):
+    difference, microbatches = gradients(which)[case]
     self.assertLessEqual(difference, self.LIMIT)
     self.assertGreater(microbatches, 1)
+
+  @parameterized.parameters(*mesh_gradients.QUICK)
+  def test_mesh_gives_the_gradient_of_one_device(self, case):
+    self._check("quick", f"moe, {case}")
+
+  @parameterized.parameters(
+    *itertools.product(mesh_gradients.CONFIGS, mesh_gradients.MESHES)
+  )
+  @pytest.mark.slow
+  def test_every_mesh_gives_the_gradient_of_one_device(self, kind, case):
+    self._check(kind, f"{kind}, {case}")
 
   @parameterized.parameters(
     ("unpacked, 2 microbatches", 2),
@@ -154,13 +166,13 @@ class GradientTest(parameterized.TestCase):
     ("packed", 2),
   )
   def test_split_gives_the_gradient_of_one_microbatch(self, case, count):
-    self.assertEqual(gradients()["unpacked, 1 microbatch"], [0.0, 1])
-    difference, microbatches = gradients()[case]
+    self.assertEqual(gradients("quick")["unpacked, 1 microbatch"], [0.0, 1])
+    difference, microbatches = gradients("quick")[case]
     self.assertLessEqual(difference, self.LIMIT)
     self.assertEqual(microbatches, count)
 
   def test_every_parameter_has_a_gradient(self):
-    self.assertGreater(gradients()["least"], 0.0)
+    self.assertGreater(gradients("quick")["least"], 0.0)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,9 @@ class GroupedQueryAttention(nn.Module):
     def project(heads, kind, name):
       axes = ("embed", kind, "head_dim")
       outputs = (heads, c.head_dim)
-      return Linear(c, outputs, axes, use_bias=c.qkv_bias, name=name)(x_BTD)
+      return Linear(c, outputs, axes, 1, c.qkv_bias, self.layout, name=name)(
+        x_BTD
+      )
 
     q_BTNH = project(c.num_heads, "heads", "query")
     k_BTKH = project(c.num_kv_heads, "kv_heads", "key")
@@ -148,6 +150,11 @@ class GroupedQueryAttention(nn.Module):
       self.layout, q_BTNH, k_BKSH, v_BKSH, context, c.head_dim**-0.5
     )
     y_BTD = Linear(
-      c, (c.d_model,), ("heads", "head_dim", "embed"), 2, name="out"
+      c,
+      (c.d_model,),
+      ("heads", "head_dim", "embed"),
+      2,
+      layout=self.layout,
+      name="out",
     )(out_BTNH)
     return y_BTD, (k_BKSH, v_BKSH)

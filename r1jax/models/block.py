@@ -38,7 +38,7 @@ class Block(nn.Module):
       moe = MoE(c, self.with_balance, self.moe_impl, self.layout, name="moe")
       y_BTD, report = moe(normed_BTD, context, replay_BTP)
     else:
-      y_BTD = MLP(c, c.d_ff, name="mlp")(normed_BTD)
+      y_BTD = MLP(c, c.d_ff, self.layout, name="mlp")(normed_BTD)
     return x_BTD + y_BTD, (cache if self.keep_cache else None, report)
 
 

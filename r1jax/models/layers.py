@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax.models import parallel
 from r1jax.models.config import ModelConfig, RopeScaling
+from r1jax.models.layout import SINGLE, Layout
 
 
 class RMSNorm(nn.Module):
@@ -46,6 +48,7 @@ class Linear(nn.Module):
   axes: tuple[str, ...]
   inputs: int = 1
   use_bias: bool = False
+  layout: Layout = SINGLE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -61,12 +64,16 @@ class Linear(nn.Module):
       jnp.dtype(c.param_dtype),
     )
     dtype = jnp.dtype(c.compute_dtype)
-    # Two axes each, so that no backward matmul needs a transposed copy.
-    y_XO = jnp.dot(
-      x.reshape(math.prod(batch), math.prod(width)).astype(dtype),
-      kernel.reshape(math.prod(width), math.prod(self.outputs)).astype(dtype),
-    )
-    y = y_XO.reshape(*batch, *self.outputs)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    if self.layout.mesh is not None:
+      y = parallel.linear(self.layout, x, kernel, self.axes, self.inputs)
+    else:
+      # Two axes each, so that no backward matmul needs a transposed copy.
+      y_XO = jnp.dot(
+        x.reshape(math.prod(batch), math.prod(width)),
+        kernel.reshape(math.prod(width), math.prod(self.outputs)),
+      )
+      y = y_XO.reshape(*batch, *self.outputs)
     if self.use_bias:
       bias = self.param(
         "bias",
@@ -85,16 +92,20 @@ class MLP(nn.Module):
 
   config: ModelConfig
   d_ff: int
+  layout: Layout = SINGLE
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     """The MLP's output, shaped as x_BTD."""
     c, width = self.config, (self.d_ff,)
-    gate_BTF = Linear(c, width, ("embed", "mlp"), name="gate")(x_BTD)
-    up_BTF = Linear(c, width, ("embed", "mlp"), name="up")(x_BTD)
-    return Linear(c, (c.d_model,), ("mlp", "embed"), name="down")(
-      nn.silu(gate_BTF) * up_BTF
-    )
+
+    def linear(outputs, axes, name):
+      return Linear(c, outputs, axes, layout=self.layout, name=name)
+
+    gate_BTF = linear(width, ("embed", "mlp"), "gate")(x_BTD)
+    up_BTF = linear(width, ("embed", "mlp"), "up")(x_BTD)
+    inner_BTF = nn.silu(gate_BTF) * up_BTF
+    return linear((c.d_model,), ("mlp", "embed"), "down")(inner_BTF)
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:

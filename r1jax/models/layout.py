@@ -14,6 +14,31 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 MESH_AXES = ("data", "fsdp", "expert", "tensor")
 BATCH_AXES = ("data", "fsdp", "expert")
 
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+# Logical axis of a parameter to mesh axis or axes; None is replicated. The
+# width and the latents of a dense layer lie on the expert axis too, which
+# has no expert of theirs, so that nothing big is stored twice.
+RULES: Rules = {
+  "vocab": "tensor",
+  "embed": ("fsdp", "expert"),
+  "latent": ("fsdp", "expert"),
+  "mlp": "tensor",
+  "heads": "tensor",
+  "kv_heads": "tensor",
+  "head_dim": None,
+  "q_lora": None,
+  "kv_lora": None,
+  "experts": "expert",
+  "expert_embed": "fsdp",
+  "expert_mlp": "tensor",
+  "expert_inner": ("tensor", "fsdp"),
+  "expert_out": None,
+  "router": None,
+  "norm": None,
+  "layers": None,
+}
+
 # Logical axis of an activation to its mesh axes; None is whole.
 ACTIVATIONS: dict[str | None, tuple[str, ...]] = {
   "batch": BATCH_AXES,
@@ -68,6 +93,20 @@ class Layout(NamedTuple):
     for axis in axes if self.mesh is not None else ():
       size *= self.mesh.shape[axis]
     return size
+
+  def mesh_axes(self, axis: str) -> tuple[str, ...]:
+    """Where a parameter's logical axis lies, if on several devices."""
+    found = RULES[axis] or ()
+    found = (found,) if isinstance(found, str) else found
+    return tuple(x for x in found if self.size(x) > 1)
+
+  def tensor_axis(self, axis: str) -> str | None:
+    """ "tensor" for a parameter's axis that stays in parts over it."""
+    return "tensor" if "tensor" in self.mesh_axes(axis) else None
+
+  def kernel_spec(self, axes: tuple[str, ...]) -> PartitionSpec:
+    """Where a parameter of these logical axes lies."""
+    return PartitionSpec(*(self.mesh_axes(axis) or None for axis in axes))
 
   def spec(self, shape: tuple[int, ...], *axes: str | None) -> PartitionSpec:
     """Where an array of logical axes lies; an axis that its mesh axes do not

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r1jax.models import parallel
 from r1jax.models.attention import MASKED, Context, look, write_columns
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import Linear, RMSNorm, rotary, rotate, yarn_mscale
@@ -50,6 +51,7 @@ class LatentAttention(nn.Module):
       c,
       (c.kv_lora_rank + c.qk_rope_head_dim,),
       ("embed", "kv_lora"),
+      layout=self.layout,
       name="kv_down",
     )(x_BTD)
     latent_BTC, rope_BTR = jnp.split(down_BTX, [c.kv_lora_rank], axis=-1)
@@ -60,7 +62,7 @@ class LatentAttention(nn.Module):
     up_CNX = self.param(
       "kv_up",
       nn.with_logical_partitioning(
-        nn.initializers.normal(c.init_std), ("kv_lora", "heads", "head_dim")
+        nn.initializers.normal(c.init_std), ("latent", "heads", "head_dim")
       ),
       (c.kv_lora_rank, c.num_heads, c.qk_nope_head_dim + c.v_head_dim),
       jnp.dtype(c.param_dtype),
@@ -78,7 +80,12 @@ class LatentAttention(nn.Module):
       q_nope_BTNH, q_rope_BTNR, latent_BSC, rope_BSR, up_CNX, context, c
     )
     y_BTD = Linear(
-      c, (c.d_model,), ("heads", "head_dim", "embed"), 2, name="out"
+      c,
+      (c.d_model,),
+      ("heads", "head_dim", "embed"),
+      2,
+      layout=self.layout,
+      name="out",
     )(out_BTNH)
     return y_BTD, (latent_BSC, rope_BSR)
 
@@ -86,14 +93,18 @@ class LatentAttention(nn.Module):
     c = self.config
     if c.q_lora_rank:
       x_BTD = Linear(
-        c, (c.q_lora_rank,), ("embed", "q_lora"), name="query_down"
+        c,
+        (c.q_lora_rank,),
+        ("embed", "q_lora"),
+        layout=self.layout,
+        name="query_down",
       )(x_BTD)
       x_BTD = RMSNorm(c.norm_eps, "q_lora", name="query_norm")(x_BTD)
     outputs = (c.num_heads, c.qk_nope_head_dim + c.qk_rope_head_dim)
-    first = "q_lora" if c.q_lora_rank else "embed"
-    q_BTNX = Linear(c, outputs, (first, "heads", "head_dim"), name="query")(
-      x_BTD
-    )
+    first = "latent" if c.q_lora_rank else "embed"
+    q_BTNX = Linear(
+      c, outputs, (first, "heads", "head_dim"), layout=self.layout, name="query"
+    )(x_BTD)
     nope_BTNH, rope_BTNR = jnp.split(q_BTNX, [c.qk_nope_head_dim], axis=-1)
     cos_sin = rotary(context.positions_BT, c.qk_rope_head_dim, c)
     return nope_BTNH, rotate(rope_BTNR, cos_sin, c.rope_interleaved)
@@ -103,7 +114,12 @@ def _expanded(
   layout, q_nope_BTNH, q_rope_BTNR, latent, rope, up_CNX, context, c
 ):
   """Per-head keys and values, as in training."""
-  expanded_BNSX = jnp.einsum("BSC,CNX->BNSX", latent, up_CNX)
+  if layout.mesh is None:
+    expanded_BNSX = jnp.einsum("BSC,CNX->BNSX", latent, up_CNX)
+  else:
+    axes = ("latent", "heads", "head_dim")
+    expanded_BSNX = parallel.linear(layout, latent, up_CNX, axes, 1)
+    expanded_BNSX = expanded_BSNX.swapaxes(1, 2)
   k_nope_BNSH, v_BNSH = jnp.split(expanded_BNSX, [c.qk_nope_head_dim], axis=-1)
   rope_B1SR = rope[:, None]
   rope_BNSR = jnp.broadcast_to(

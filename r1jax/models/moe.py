@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from r1jax.models import dispatch
+from r1jax.models import dispatch, parallel
 from r1jax.models.attention import Context
 from r1jax.models.config import ModelConfig
 from r1jax.models.layers import MLP
@@ -230,10 +230,9 @@ class MoE(nn.Module):
   ) -> tuple[jax.Array, Report]:
     """The layer's output and what it says about its routing."""
     c = self.config
-    B, T, D = x_BTD.shape
-    x_XD = x_BTD.reshape(B * T, D)
+    B, T, _ = x_BTD.shape
     replay_XP = None if replay_BTP is None else replay_BTP.reshape(B * T, -1)
-    routing, differs_X = route(*self._router(x_XD), replay_XP, c)
+    routing, differs_X = route(*self._router(x_BTD), replay_XP, c)
     dtype = jnp.dtype(c.compute_dtype)
     kernels = (
       self._kernel("gate", ("experts", "expert_embed", "expert_mlp"), dtype),
@@ -243,7 +242,7 @@ class MoE(nn.Module):
     y_BTD = self._routed(x_BTD.astype(dtype), routing, kernels)
     if c.num_shared_experts:
       width = c.num_shared_experts * c.d_expert
-      y_BTD = y_BTD + MLP(c, width, name="shared")(x_BTD)
+      y_BTD = y_BTD + MLP(c, width, self.layout, name="shared")(x_BTD)
     return y_BTD, self._report(routing, differs_X, context, (B, T))
 
   def _routed(self, x_BTD, routing, kernels):
@@ -258,8 +257,9 @@ class MoE(nn.Module):
       self.layout, self.impl, x_BTD, experts_BTP, gates_BTP, *kernels
     )
 
-  def _router(self, x_XD):
-    c = self.config
+  def _router(self, x_BTD):
+    """(logits_XE, bias_E)."""
+    c, E = self.config, self.config.num_experts
     kernel_DE = self.param(
       "router",
       nn.with_logical_partitioning(
@@ -271,7 +271,12 @@ class MoE(nn.Module):
     bias_E = jnp.zeros((c.num_experts,), jnp.float32)
     if c.router_bias:
       bias_E = self.variable("buffers", "router_bias", lambda: bias_E).value
-    return jnp.dot(x_XD.astype(jnp.float32), kernel_DE), bias_E
+    x_BTD = x_BTD.astype(jnp.float32)
+    if self.layout.mesh is not None:
+      axes = ("embed", "router")
+      logits_BTE = parallel.linear(self.layout, x_BTD, kernel_DE, axes, 1)
+      return logits_BTE.reshape(-1, E), bias_E
+    return jnp.dot(x_BTD.reshape(-1, c.d_model), kernel_DE), bias_E
 
   def _kernel(self, name, axes, dtype):
     c = self.config

@@ -50,9 +50,9 @@ class MTP(nn.Module):
       RMSNorm(c.norm_eps, name="embedding_norm")(embedded_BTD),
       RMSNorm(c.norm_eps, name="hidden_norm")(before_BTD),
     )
-    x_BTD = Linear(c, (c.d_model,), ("mlp", "embed"), name="join")(
-      jnp.concatenate(parts, axis=-1)
-    )
+    x_BTD = Linear(
+      c, (c.d_model,), ("mlp", "embed"), layout=self.layout, name="join"
+    )(jnp.concatenate(parts, axis=-1))
     segments_BT = context.segments_BT * (context.positions_BT > 0)
     block = rematerialized(c, prevent_cse=True)(
       config=c,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.models import mtp as mtp_lib
+from r1jax.models import parallel
 from r1jax.models.attention import Context
 from r1jax.models.block import rematerialized
 from r1jax.models.config import ModelConfig
@@ -15,6 +16,7 @@ from r1jax.models.layout import SINGLE, Layout
 from r1jax.models.moe import Report
 
 STACKS = ("dense_layers", "moe_layers")
+HEAD_AXES = ("embed", "vocab")
 
 
 class Output(NamedTuple):
@@ -130,7 +132,11 @@ class Transformer(nn.Module):
     """
     c = self.config
     dtype = jnp.dtype(c.compute_dtype)
-    embedded_BTD = jnp.take(self.embedding, tokens_BT, axis=0).astype(dtype)
+    if self.layout.mesh is None:
+      embedded_BTD = jnp.take(self.embedding, tokens_BT, axis=0).astype(dtype)
+    else:
+      table_VD = self.embedding.astype(dtype)
+      embedded_BTD = parallel.embed(self.layout, table_VD, tokens_BT)
     x_BTD = embedded_BTD
     replay_LBTP = None
     if replay_BTLP is not None:
@@ -156,17 +162,30 @@ class Transformer(nn.Module):
 
   def logits(self, hidden_XD: jax.Array) -> jax.Array:
     """Next-token logits, float32, of any number of hidden states."""
+    kernel_DV = self.head_kernel()
+    if self.layout.mesh is None:
+      return project(kernel_DV, hidden_XD)
+    hidden_XD = hidden_XD.astype(kernel_DV.dtype)
+    return parallel.linear(
+      self.layout, hidden_XD, kernel_DV, HEAD_AXES, 1, jnp.float32
+    )
+
+  def head_kernel(self) -> jax.Array:
+    """What `project` takes, of HEAD_AXES."""
     dtype = jnp.dtype(self.config.compute_dtype)
     if self.config.tie_embeddings:
-      kernel_DV = self.embedding.astype(dtype).T
-    else:
-      kernel_DV = self.head.astype(dtype)
-    logits_XV = jnp.dot(
-      hidden_XD.reshape(-1, hidden_XD.shape[-1]).astype(dtype),
-      kernel_DV,
-      preferred_element_type=jnp.float32,
-    )
-    return logits_XV.reshape(*hidden_XD.shape[:-1], -1)
+      return self.embedding.astype(dtype).T
+    return self.head.astype(dtype)
+
+
+def project(kernel_DV: jax.Array, hidden_XD: jax.Array) -> jax.Array:
+  """Next-token logits, float32, of hidden states where the kernel is."""
+  logits_XV = jnp.dot(
+    hidden_XD.reshape(-1, hidden_XD.shape[-1]).astype(kernel_DV.dtype),
+    kernel_DV,
+    preferred_element_type=jnp.float32,
+  )
+  return logits_XV.reshape(*hidden_XD.shape[:-1], -1)
 
 
 def _run(layers, x_BTD, cache, replay_LBTP, context, unrolled):
