@@ -140,8 +140,8 @@ def _logprobs(
   buffers: Params,
   batch: Batch,
 ) -> Scores:
-  out, kernel_DV = forward(params, buffers, batch)
-  score = functools.partial(_score_tokens, layout, kernel_DV, temperature)
+  out, head = forward(params, buffers, batch)
+  score = functools.partial(_score_tokens, layout, head, temperature)
   mtp_BT, mask_BT = None, batch.mask_BT
   if out.mtp_BTD is not None:
     further_BT = mask_BT & (batch.positions_BT > 1)
@@ -159,7 +159,7 @@ def _forward(
   with_mtp=False,
   layout=SINGLE,
 ):
-  """(output, the head's kernel) of a model on a batch."""
+  """(output, `_Head`) of a model on a batch."""
   model = transformer.Transformer(
     config, with_balance=with_balance, with_mtp=with_mtp, layout=layout
   )
@@ -168,7 +168,7 @@ def _forward(
   out = model.apply(
     variables, batch.tokens_BT, context, None, batch.experts_BTLP
   )
-  return out, model.apply(variables, method="head_kernel")
+  return out, _Head(config, model.apply(variables, method="head_kernel"))
 
 
 def make_comparison(
@@ -196,21 +196,19 @@ def make_comparison(
   assert student.vocab_size == teacher.vocab_size
 
   def compare(params, buffers, batch):
-    out, kernel_DV = _forward(
+    out, head = _forward(
       student, with_balance, params, buffers, batch, layout=layout
     )
     plain = batch._replace(experts_BTLP=None)
-    theirs, their_kernel_DV = _forward(
+    theirs, their_head = _forward(
       teacher, False, *batch.teacher, plain, layout=layout
     )
 
-    def score(kernels, hidden_BXD, teacher_BXD, tokens_BX):
-      logits_BXV, teacher_BXV = map(
-        transformer.project, kernels, (hidden_BXD, teacher_BXD)
-      )
+    def score(project, teacher_project, hidden_BXD, teacher_BXD, tokens_BX):
+      logits_BXV = project(hidden_BXD)
       divergence_BX = divergence(
         jax.nn.log_softmax(logits_BXV / temperature),
-        jax.nn.log_softmax(teacher_BXV / temperature),
+        jax.nn.log_softmax(teacher_project(teacher_BXD) / temperature),
       )
       return *_score(logits_BXV, tokens_BX), temperature**2 * divergence_BX
 
@@ -218,7 +216,7 @@ def make_comparison(
       layout,
       score,
       3,
-      (kernel_DV, their_kernel_DV),
+      (head, their_head),
       (out.hidden_BTD, theirs.hidden_BTD),
       batch.tokens_BT,
       batch.mask_BT,
@@ -228,17 +226,15 @@ def make_comparison(
   return compare
 
 
-def _score_tokens(
-  layout, kernel_DV, temperature, hidden_BTD, tokens_BT, mask_BT
-):
+def _score_tokens(layout, head, temperature, hidden_BTD, tokens_BT, mask_BT):
   """Log-probabilities and entropies of the masked tokens."""
 
-  def score(kernels, hidden_BXD, tokens_BX):
-    logits_BXV = transformer.project(*kernels, hidden_BXD) / temperature
+  def score(project, hidden_BXD, tokens_BX):
+    logits_BXV = project(hidden_BXD) / temperature
     return _score(logits_BXV, tokens_BX)
 
   return _in_chunks(
-    layout, score, 2, (kernel_DV,), (hidden_BTD,), tokens_BT, mask_BT
+    layout, score, 2, (head,), (hidden_BTD,), tokens_BT, mask_BT
   )
 
 
@@ -253,7 +249,14 @@ def _score(logits_BXV, tokens_BX):
   return picked_BX1[:, :, 0] - lse_BX, entropy_BX
 
 
-def _in_chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT):
+class _Head(NamedTuple):
+  """A model's head: its kernel, and what it makes of it."""
+
+  config: ModelConfig
+  kernel: jax.Array
+
+
+def _in_chunks(layout, score, count, heads, hiddens, tokens_BT, mask_BT):
   """What `score` says of the masked tokens; 0 of the others.
 
   On a mesh every device scores its own rows, its share of them over tensor,
@@ -261,29 +264,45 @@ def _in_chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT):
 
   Args:
     layout: The mesh.
-    score: (kernels, hidden_BXD of each model, tokens_BX) -> `count` arrays
-      _BX.
+    score: (hidden states to logits, of each model; hidden_BXD of each
+      model; tokens_BX) -> `count` arrays _BX.
     count: Of them.
-    kernels: Of each model's head.
+    heads: Of each model.
     hiddens: hidden_BTD of each model.
     tokens_BT, mask_BT: Of the batch.
   """
-  if layout.mesh is None:
-    return _chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT)
+  configs = [head.config for head in heads]
+  kernels = [head.kernel for head in heads]
 
   def run(kernels, *rest):
-    axes = transformer.HEAD_AXES
-    kernels = [parallel.whole(layout, kernel, axes) for kernel in kernels]
-    return _chunks(layout, score, count, kernels, *rest)
+    projects = [
+      functools.partial(transformer.project, config, kernel)
+      for config, kernel in zip(configs, kernels)
+    ]
+    return _chunks(layout, functools.partial(score, *projects), count, V, *rest)
+
+  V = configs[0].vocab_size
+  if layout.mesh is None:
+    return run(kernels, hiddens, tokens_BT, mask_BT)
+  axes = [transformer.head_axes(config) for config in configs]
+
+  def run_whole(kernels, *rest):
+    whole = map(functools.partial(parallel.whole, layout), kernels, axes)
+    return run(list(whole), *rest)
 
   rows = PartitionSpec(BATCH_AXES)
-  specs = (layout.kernel_spec(transformer.HEAD_AXES), rows, rows, rows)
-  return parallel.on_rows(layout, run, specs, (rows,) * count)(
+  specs = ([layout.kernel_spec(each) for each in axes], rows, rows, rows)
+  # Narrowed before they travel.
+  kernels = [
+    kernel.astype(config.compute_dtype)
+    for config, kernel in zip(configs, kernels)
+  ]
+  return parallel.on_rows(layout, run_whole, specs, (rows,) * count)(
     kernels, hiddens, tokens_BT, mask_BT
   )
 
 
-def _chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT):
+def _chunks(layout, score, count, V, hiddens, tokens_BT, mask_BT):
   """What `score` says, in chunks.
 
   In each row the masked tokens are brought together first, so chunks
@@ -291,7 +310,7 @@ def _chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT):
   backward pass rather than kept.
   """
   B, T = tokens_BT.shape
-  chunk = _chunk_tokens(layout, B, T, kernels[0].shape[1])
+  chunk = _chunk_tokens(layout, B, T, V)
   shares = layout.size("tensor")
   chunks = -(-T // chunk)
   chunks += -chunks % shares
@@ -321,7 +340,7 @@ def _chunks(layout, score, count, kernels, hiddens, tokens_BT, mask_BT):
     zeros_BX = jnp.zeros_like(tokens_BX, jnp.float32)
     found = jax.lax.cond(
       jnp.any(mask_BX),
-      functools.partial(score, kernels),
+      score,
       lambda *_: (zeros_BX,) * count,
       *hiddens_BXD,
       tokens_BX,

@@ -162,26 +162,40 @@ class Transformer(nn.Module):
 
   def logits(self, hidden_XD: jax.Array) -> jax.Array:
     """Next-token logits, float32, of any number of hidden states."""
-    kernel_DV = self.head_kernel()
+    c, kernel = self.config, self.head_kernel()
     if self.layout.mesh is None:
-      return project(kernel_DV, hidden_XD)
-    hidden_XD = hidden_XD.astype(kernel_DV.dtype)
+      return project(c, kernel, hidden_XD)
+    dtype = jnp.dtype(c.compute_dtype)
+    kernel_DV = kernel.astype(dtype).T if c.tie_embeddings else kernel
     return parallel.linear(
-      self.layout, hidden_XD, kernel_DV, HEAD_AXES, 1, jnp.float32
+      self.layout,
+      hidden_XD.astype(dtype),
+      kernel_DV.astype(dtype),
+      HEAD_AXES,
+      1,
+      jnp.float32,
     )
 
   def head_kernel(self) -> jax.Array:
-    """What `project` takes, of HEAD_AXES."""
-    dtype = jnp.dtype(self.config.compute_dtype)
-    if self.config.tie_embeddings:
-      return self.embedding.astype(dtype).T
-    return self.head.astype(dtype)
+    """What `project` takes: the head, or the embedding that is one."""
+    return self.embedding if self.config.tie_embeddings else self.head
 
 
-def project(kernel_DV: jax.Array, hidden_XD: jax.Array) -> jax.Array:
+def head_axes(config: ModelConfig) -> tuple[str, str]:
+  """Logical axes of the head's kernel."""
+  return HEAD_AXES[::-1] if config.tie_embeddings else HEAD_AXES
+
+
+def project(
+  config: ModelConfig, kernel: jax.Array, hidden_XD: jax.Array
+) -> jax.Array:
   """Next-token logits, float32, of hidden states where the kernel is."""
+  dtype = jnp.dtype(config.compute_dtype)
+  kernel_DV = kernel.astype(dtype)
+  if config.tie_embeddings:
+    kernel_DV = kernel_DV.T
   logits_XV = jnp.dot(
-    hidden_XD.reshape(-1, hidden_XD.shape[-1]).astype(kernel_DV.dtype),
+    hidden_XD.reshape(-1, hidden_XD.shape[-1]).astype(dtype),
     kernel_DV,
     preferred_element_type=jnp.float32,
   )
