@@ -7,6 +7,7 @@ alone writes logs. In a run of one process all of this does nothing.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -282,14 +283,45 @@ def _placed(leaf, sharding):
   )
 
 
-def fetch(tree: Any) -> Any:
-  """The arrays whole on the host, in every process; all must ask together."""
-  return jax.tree.map(_fetched, tree)
+def fetch(leaf: Any, index: tuple[int, ...] = ()) -> np.ndarray:
+  """An array, or its slice at an index, whole on the host of every process.
+
+  All must ask together. Only what is asked for is brought together on the
+  devices.
+  """
+  if isinstance(leaf, np.ndarray):
+    return leaf[index]
+  if not index and (leaf.is_fully_addressable or leaf.is_fully_replicated):
+    return np.asarray(leaf)
+  sharding = leaf.sharding
+  if isinstance(sharding, jax.sharding.NamedSharding):
+    sharding = sharding.update(spec=jax.sharding.PartitionSpec())
+  at = np.asarray(index, np.int32)
+  return np.asarray(_slice(sharding, len(index))(leaf, at))
 
 
-def _fetched(leaf):
-  if not isinstance(leaf, jax.Array):
-    return np.asarray(leaf)
-  if leaf.is_fully_addressable or leaf.is_fully_replicated:
-    return np.asarray(leaf)
-  return multihost_utils.process_allgather(leaf, tiled=True)
+@functools.lru_cache
+def _slice(sharding, stacked):
+  """Jitted (leaf, index) -> the slice, whole on every device."""
+
+  def pick(leaf, index):
+    for i in range(stacked):
+      leaf = jax.lax.dynamic_index_in_dim(leaf, index[i], keepdims=False)
+    return leaf
+
+  return jax.jit(pick, out_shardings=sharding)
+
+
+def blocks(leaf: Any, max_bytes: int) -> Iterator[np.ndarray]:
+  """An array's parts in the order of its bytes, each as of `fetch`.
+
+  Args:
+    leaf: The array.
+    max_bytes: Of a part, unless it is one row of the last axis.
+  """
+  depth, size = 0, leaf.size * leaf.dtype.itemsize
+  while size > max_bytes and depth < leaf.ndim - 1:
+    size //= leaf.shape[depth]
+    depth += 1
+  for index in np.ndindex(leaf.shape[:depth]):
+    yield fetch(leaf, index)

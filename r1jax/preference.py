@@ -158,7 +158,7 @@ def make_scorer(
       program(params, buffers, *put([fields[name] for name in names]))
       for fields in microbatches
     ]
-    scores = distributed.fetch(scores)
+    scores = [distributed.fetch(each) for each in scores]
     return np.array(
       [
         scores[slot.microbatch][slot.row, slot.start + slot.length - 1]

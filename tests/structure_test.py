@@ -15,13 +15,13 @@ PACKAGE = ROOT / "r1jax"
 # stand apart: text and NumPy, of which nothing before `policy` knows.
 LAYERS = {
   "base": "types records registry tree config_schema config_fields chain "
-  "config_kinds config_check peers coordinator",
+  "config_kinds config_check peers coordinator distributed",
   "arrays": "models sampling losses score_losses divergences advantages "
   "weighting kl packing calibration",
   "text": "rewards data",
   "parts": (
     "policy optim sharding checkpoint metrics memory grading grading_worker "
-    "interrupt run_card distributed"
+    "interrupt run_card"
   ),
   "rollout": "rollout judging verdicts preference",
   "assembly": "experiment alignment",

@@ -1,6 +1,5 @@
 """Weights written as a Hugging Face folder."""
 
-import functools
 import json
 import os
 import pathlib
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from r1jax import tree
+from r1jax import distributed, tree
 from r1jax.models import families, hub_read, hub_source
 from r1jax.models import fp8 as fp8_lib
 from r1jax.models.config import ModelConfig
@@ -94,7 +93,7 @@ def export(
   leaves = dict(zip(tree.names(weights), jax.tree.leaves(weights)))
   rules = family.rules(config)
   hub_read.check_leaves(rules, leaves, path)
-  writes = jax.process_index() == 0
+  writes = distributed.is_first()
   if writes:
     path.mkdir(parents=True, exist_ok=True)
   _write_shards(path, _tensors(rules, leaves), leaves, max_shard_bytes, fp8)
@@ -152,42 +151,18 @@ def _write_shards(path, tensors, leaves, max_bytes, is_fp8):
       file = hub_source.SINGLE
     arrays: dict[str, np.ndarray] = {}
     for tensor in shard:
-      value = _fetch(leaves[tensor.rule.ours], tensor.index)
+      value = distributed.fetch(leaves[tensor.rule.ours], tensor.index)
       value = np.ascontiguousarray(tensor.rule.to_hub(value))
       if is_fp8 and fp8_lib.is_quantized(tensor.name):
         value, arrays[tensor.name + fp8_lib.SCALE] = fp8_lib.quantize(value)
       arrays[tensor.name] = value
     where |= dict.fromkeys(arrays, file)
     total += sum(value.nbytes for value in arrays.values())
-    if jax.process_index() == 0:
+    if distributed.is_first():
       safetensors.numpy.save_file(arrays, path / file, {"format": "pt"})
-  if len(shards) > 1 and jax.process_index() == 0:
+  if len(shards) > 1 and distributed.is_first():
     index = {"metadata": {"total_size": total}, "weight_map": where}
     _write_json(path / hub_source.INDEX, index)
-
-
-def _fetch(leaf, index) -> np.ndarray:
-  """A slice of a leaf on the host, whichever devices have it."""
-  if isinstance(leaf, np.ndarray):
-    return leaf[index]
-  sharding = leaf.sharding
-  if isinstance(sharding, jax.sharding.NamedSharding):
-    whole = jax.sharding.PartitionSpec()
-    sharding = jax.sharding.NamedSharding(sharding.mesh, whole)
-  at = np.asarray(index, np.int32)
-  return np.asarray(_slice(sharding, len(index))(leaf, at))
-
-
-@functools.lru_cache
-def _slice(sharding, stacked):
-  """Jitted (leaf, index) -> the slice, whole on every device."""
-
-  def pick(leaf, index):
-    for i in range(stacked):
-      leaf = jax.lax.dynamic_index_in_dim(leaf, index[i], keepdims=False)
-    return leaf
-
-  return jax.jit(pick, out_shardings=sharding)
 
 
 def _copy_files(path, base, tokenizer):
