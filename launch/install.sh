@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Makes .venv in the repository, or updates it, for an extra of setup.py.
 # Sourced by local.sh and test.sh, which give the extra: "" or "test".
 

@@ -73,11 +73,8 @@ with socket.create_server(("", 0)) as s: print(s.getsockname()[1])')"
 fi
 
 pids=()
-end_all() {
-  trap - TERM INT
-  ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null || true
-}
-trap end_all TERM INT
+# Once: a second signal is for the processes to take.
+trap 'trap - TERM INT; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 
 for ((i = 0; i < processes; i++)); do
   command=(env "${settings[@]}" "$python" -u -m r1jax.main "$@"

@@ -3,6 +3,7 @@
 # Installs into .venv first, if setup.py changed since the last time.
 set -euo pipefail
 
+# shellcheck source=launch/install.sh
 source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
 install "test"
 cd "$root"
