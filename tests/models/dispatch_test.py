@@ -1,0 +1,111 @@
+import functools
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+from r1jax.models import dispatch, layout
+from tests import dispatch_cases
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROUTINGS = tuple(dispatch_cases.routings())
+
+
+@functools.lru_cache
+def cases(which):
+  """What dispatch_cases prints."""
+  flags = (
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0"
+  )
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.dispatch_cases", which],
+    cwd=ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+    capture_output=True,
+    text=True,
+    timeout=1200,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+class MeshTest(parameterized.TestCase):
+  LIMIT = 1e-6  # Rounding of float32 sums in another order.
+
+  def _check(self, which, mesh, routing):
+    difference, _ = cases(which)[f"{mesh}, {routing}"]
+    self.assertLessEqual(difference, self.LIMIT)
+
+  @parameterized.parameters(*itertools.product(dispatch_cases.QUICK, ROUTINGS))
+  def test_equals_one_device(self, mesh, routing):
+    self._check("QUICK", mesh, routing)
+
+  def test_fullest_pairs_need_several_passes(self):
+    self.assertEqual(cases("QUICK")["fsdp 2 x expert 4, even"][1], 1)
+    _, passes = cases("QUICK")["fsdp 2 x expert 4, all to one device"]
+    self.assertGreater(passes, 2)
+
+  @parameterized.parameters(*itertools.product(dispatch_cases.MESHES, ROUTINGS))
+  @pytest.mark.slow
+  def test_every_mesh_equals_one_device(self, mesh, routing):
+    self._check("MESHES", mesh, routing)
+
+
+class SingleTest(parameterized.TestCase):
+  def test_one_device(self):
+    arguments = dispatch_cases.values()
+
+    def run(*args):
+      return dispatch.experts(layout.SINGLE, "scanned", *args)
+
+    experts_BTP = dispatch_cases.routings()["uneven"]
+    got = dispatch_cases.with_gradients(run)(experts_BTP, *arguments)
+    want = dispatch_cases.with_gradients(dispatch_cases.dense)(
+      experts_BTP, *arguments
+    )
+    for a, b in zip(got, want):
+      self.assertLessEqual(
+        np.linalg.norm(a - b), MeshTest.LIMIT * np.linalg.norm(b)
+      )
+
+  @parameterized.parameters(
+    # 32 tokens of 8 experts: at most 32 copies for a device with one.
+    (1, 1, 32, 8, 32),
+    # A quarter more than the even 32 * 8 / 4, in tiles of 16.
+    (4, 2, 32, 8, 64),
+    (4, 64, 320, 8, 800),
+    (2, 8, 1, 2, 16),
+  )
+  def test_room(self, N, E, X, P, want):
+    class Sizes:
+      def size(self, axis):
+        return {"expert": N}[axis]
+
+    self.assertEqual(dispatch.room(Sizes(), E, X, P), want)
+
+  def test_rows_that_do_not_divide(self):
+    class Sizes:
+      mesh = "some"
+
+      def size(self, *axes):
+        return 6
+
+    x_BTD = jnp.zeros((8, 2, 4))
+    with self.assertRaisesRegex(
+      ValueError, "A batch of 8 rows does not divide among .* = 6 devices"
+    ):
+      jax.eval_shape(lambda x: dispatch._specs(Sizes(), x.shape[0]), x_BTD)
+
+
+if __name__ == "__main__":
+  absltest.main()
