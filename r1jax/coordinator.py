@@ -8,6 +8,7 @@ runtime finds its processes, and then listens until all are done or one has
 died, and tells the others which one. It ends with the last connection.
 """
 
+import math
 import selectors
 import socket
 import sys
@@ -18,6 +19,7 @@ from r1jax import peers
 
 _LINGER_SECS = 5.0  # For the others to read why they end.
 _SETTLE_SECS = 1.0  # In which more may be heard of what went wrong.
+_CAUSE_SECS = 5.0  # In which the cause of a failed collective is heard of.
 _RERUN = "Run the same command again, which resumes."
 
 
@@ -33,6 +35,7 @@ class _Peer:
     self.round: int | None = None
     self.heard = time.monotonic()
     self.failed: str | None = None
+    self.failed_at = 0.0
     self.by_another = False
     self.is_gone = self.is_done = False
 
@@ -80,7 +83,7 @@ class Coordinator:
     """Why the run cannot begin; None once all are there and alike."""
     deadline = time.monotonic() + self._timeout_secs
     while len(self._peers) < self._count:
-      problem = self._read(0.1) or self._lost()
+      problem = self._read(0.1) or self._lost(math.inf)
       if problem:
         return problem
       if time.monotonic() > deadline:
@@ -105,12 +108,14 @@ class Coordinator:
   def _attend(self) -> str | None:
     """Why the run ended early; None once all are done."""
     since = None
+    for peer in self._peers.values():
+      peer.heard = time.monotonic()
     while self._open():
       self._read(0.1)
       if time.monotonic() - self._beaten > peers.BEAT_SECS:
         self._beaten = time.monotonic()
         self._tell({"alive": True})
-      found = self._lost() or self._failed()
+      found = self._lost(self._timeout_secs) or self._failed()
       if not found:
         continue
       since = time.monotonic() if since is None else since
@@ -118,14 +123,14 @@ class Coordinator:
         return found
     return None
 
-  def _lost(self) -> str | None:
+  def _lost(self, timeout_secs: float) -> str | None:
     """What there is to say of a process that died or went silent."""
     for _, peer in sorted(self._peers.items()):
       if peer.is_done or peer.failed:
         continue
       silent = time.monotonic() - peer.heard
       how = "ended without a word" if peer.is_gone else ""
-      if not how and silent > self._timeout_secs:
+      if not how and silent > timeout_secs:
         how = f"is not heard of for {silent:.0f} s"
       if how:
         return f"{peer.name} {how}; {peers.last_round(peer.round)} {_RERUN}"
@@ -136,7 +141,7 @@ class Coordinator:
     failed = [p for _, p in sorted(self._peers.items()) if p.failed]
     failed.sort(key=lambda peer: peer.by_another)
     for peer in failed:
-      if peer.by_another and time.monotonic() - peer.heard < 5.0:
+      if peer.by_another and time.monotonic() - peer.failed_at < _CAUSE_SECS:
         continue
       return f"{peer.name} failed: {peer.failed}"
     return None
@@ -216,6 +221,7 @@ def _take(peer: _Peer, message: peers.Message) -> None:
   peer.is_done = peer.is_done or "done" in message
   if peer.failed is None and "failed" in message:
     peer.failed = str(message["failed"])
+    peer.failed_at = peer.heard
     peer.by_another = bool(message["by_another"])
 
 
