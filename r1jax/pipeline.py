@@ -71,7 +71,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
         logging.info("Stopped %s stage %s; the same goes on.", how, name)
         return
       jax.clear_caches()
-  _sum_up(config, workdir, records, bool(todo))
+  if distributed.is_first():
+    _sum_up(config, workdir, records, bool(todo))
 
 
 def _checked(config: ml_collections.ConfigDict, workdir: str) -> Records:
@@ -85,12 +86,13 @@ def _compiled_once(workdir: str) -> Iterator[None]:
   """Lets stages share compiled programs, through files of this process.
 
   They are deleted at the end, and what a killed process left at the start:
-  they fit one machine. A cache that the user has set is used instead.
+  they fit one machine. A cache that the user has set is used instead. Each
+  process of several has its own.
   """
   if jax.config.jax_compilation_cache_dir is not None:
     yield
     return
-  path = os.path.join(workdir, "compiled")
+  path = os.path.join(workdir, f"compiled{distributed.index() or ''}")
   shutil.rmtree(path, ignore_errors=True)
   settings = {
     "jax_compilation_cache_dir": path,
@@ -208,7 +210,9 @@ def _run_stage(
   """Runs a stage; its record has `gave` if it came to its end."""
   name = stage["stage"]
   path = os.path.join(workdir, name)
-  took = {s: _digest(workdir, s) for s in chain.sources(stage)}
+  took = distributed.agreed(
+    lambda: {s: _digest(workdir, s) for s in chain.sources(stage)}
+  )
   for source, digest in took.items():
     if digest is None:
       raise ValueError(
@@ -221,14 +225,20 @@ def _run_stage(
   start = time.monotonic()
   try:
     jobs.run(chain.config_of(stage, workdir, config.seed), path)
-    card = run_card.read(path)
-    if "final_digests" in card or stage["config"]["job"] == "evaluate":
-      record["gave"] = _gave(path)
+    gave = distributed.agreed(lambda: _given(path, stage))
+    if gave is not None:
+      record["gave"] = gave
   except ValueError as error:
     raise ValueError(f"Stage {name}: {error}") from error
   finally:
     record["secs"] += time.monotonic() - start
     _write(os.path.join(workdir, CARD), {"stages": records})
+
+
+def _given(path: str, stage: Stage) -> dict[str, str] | None:
+  """What a stage gave, None where it did not come to its end."""
+  done = "final_digests" in run_card.read(path)
+  return _gave(path) if done or stage["config"]["job"] == "evaluate" else None
 
 
 def _config_digest(config: ml_collections.ConfigDict, stage: Stage) -> str:
@@ -345,7 +355,9 @@ def _show(summary: Mapping[str, Any], evaluated: Mapping[str, str]) -> None:
 
 
 def _write(path: str, value: Mapping[str, Any]) -> None:
-  """Writes a JSON file in one step."""
+  """Writes a JSON file in one step; the first process does."""
+  if not distributed.is_first():
+    return
   with open(path + ".new", "w", encoding="utf-8") as file:
     json.dump(value, file, indent=2, ensure_ascii=False)
   os.replace(path + ".new", path)

@@ -4,6 +4,7 @@ import ast
 import os
 import pathlib
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tempfile
 from unittest import mock
 
 import setuptools
+import yaml
 from absl.testing import absltest, parameterized
 
 import r1jax
@@ -128,6 +130,168 @@ class LaunchTest(parameterized.TestCase):
     self.assertEqual(venv[1], "venv")
     self.assertEqual(install[1:3], ["pip", "install"])
     self.assertEqual(run[1:], ["-m", "r1jax.main"])
+
+
+SCRIPTS = ("multihost_local.sh", "tpu_pod.sh", "gke.sh", "slurm.sbatch")
+FLAGS = ("--config=x.py:smoke", "--workdir=/a b/$HOME")
+
+
+def dry(script, *arguments):
+  """(exit status, commands it would run, stderr)."""
+  done = subprocess.run(
+    [ROOT / "launch" / script, *arguments],
+    env={"PATH": os.environ["PATH"]},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  commands = done.stdout
+  if done.returncode == 0 and "--help" not in arguments:
+    commands = [shlex.split(line) for line in done.stdout.splitlines()]
+  return done.returncode, commands, done.stderr
+
+
+class ScriptTest(parameterized.TestCase):
+  """What the scripts that start several hosts would run."""
+
+  def test_shellcheck_has_nothing_to_say(self):
+    shellcheck = pathlib.Path(sys.executable).with_name("shellcheck")
+    scripts = [f"launch/{name}" for name in os.listdir(ROOT / "launch")]
+    self.assertLen(scripts, 7)
+    done = subprocess.run(
+      [shellcheck, "-x", *scripts, ".ci/run"],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    self.assertEqual((done.returncode, done.stdout), (0, ""))
+
+  @parameterized.parameters(*SCRIPTS)
+  def test_helps(self, script):
+    self.assertTrue(os.access(ROOT / "launch" / script, os.X_OK))
+    lines = (ROOT / "launch" / script).read_text().splitlines()
+    self.assertIn("set -euo pipefail", lines)
+    status, text, _ = dry(script, "--help")
+    self.assertEqual(status, 0)
+    self.assertStartsWith(text, "Usage: ")
+    self.assertIn("--dry-run", text)
+
+  @parameterized.parameters(
+    ("multihost_local.sh", ("0",), "N is '0', but must be 1 or more"),
+    ("multihost_local.sh", (), "N is '', but must be 1 or more"),
+    ("multihost_local.sh", ("2", "--devices=x"), "--devices is 'x'"),
+    ("multihost_local.sh", ("2", "--config=x"), "come after --"),
+    ("tpu_pod.sh", (), "Name a step"),
+    ("tpu_pod.sh", ("create", "--type=v5p-8"), "--zone is missing"),
+    ("tpu_pod.sh", ("create", "--zone=z", "--type=v1-8"), "Give --version"),
+    ("tpu_pod.sh", ("run", "--zone=z"), "run wants flags of r1jax.main"),
+    ("gke.sh", ("print", "--", "--config=x"), "--image is missing"),
+    ("gke.sh", ("delete", "--name=A b"), "--name is 'A b', but must be"),
+    ("gke.sh", ("apply", "tail"), "apply and tail are two steps"),
+    ("slurm.sbatch", ("--dry-run",), "flags of r1jax.main are missing"),
+  )
+  def test_mistakes_get_one_line(self, script, arguments, message):
+    status, out, err = dry(script, *arguments)
+    self.assertEqual((status, out), (1, ""))
+    self.assertStartsWith(err, f"{script}: ")
+    self.assertIn(message, err)
+    self.assertEndsWith(err, " See --help.\n")
+    self.assertEqual(err.count("\n"), 1, err)
+
+  def test_processes_of_one_machine(self):
+    status, commands, _ = dry(
+      "multihost_local.sh", "2", "--devices=4", "--dry-run", "--", *FLAGS
+    )
+    self.assertEqual(status, 0)
+    self.assertLen(commands, 2)
+    for index, command in enumerate(commands):
+      self.assertEqual(
+        command[1:3],
+        [
+          "JAX_PLATFORMS=cpu",
+          "XLA_FLAGS=--xla_force_host_platform_device_count=4",
+        ],
+      )
+      self.assertEqual(command[5:9], ["-m", "r1jax.main", *FLAGS])
+      self.assertEqual(command[-1], f"--process_id={index}")
+    _, commands, _ = dry("multihost_local.sh", "1", "--dry-run", "--", *FLAGS)
+    self.assertEqual(commands[0][:2], ["env", ".venv/bin/python"])
+
+  def test_tpu_pod(self):
+    status, commands, err = dry(
+      "tpu_pod.sh",
+      *("create", "install", "run", "tail", "delete"),
+      *("--type=v5p-128", "--zone=us-east5-a", "--project=p", "--spot"),
+      *("--dry-run", "--", *FLAGS),
+    )
+    self.assertEqual(status, 0, err)
+    create, describe, archive, copy, install, run, tail, delete = commands
+    for command in commands:
+      if command is not archive:
+        self.assertEqual(command[:3], ["gcloud", "compute", "tpus"])
+        self.assertContainsSubset(
+          ["--zone=us-east5-a", "--project=p"], command, command
+        )
+    self.assertContainsSubset(
+      [
+        "--accelerator-type=v5p-128",
+        "--runtime-version=v2-alpha-tpuv5",
+        "--node-id=r1jax",
+        "--spot",
+      ],
+      create,
+    )
+    self.assertEqual(describe[4:6], ["describe", "r1jax"])
+    self.assertEqual(archive[-2], f"--output={copy[5]}")
+    for command in (copy, install, run):
+      self.assertIn("--worker=all", command)
+    self.assertIn("--worker=0", tail)
+    # The host's shell takes the flags apart again.
+    words = shlex.split(run[-1].partition("=")[2])
+    self.assertContainsSubset(["r1jax.main", *FLAGS], words)
+    self.assertEqual(delete[4:6], ["delete", "r1jax"])
+
+  def test_slices_of_tpu_pods(self):
+    _, commands, _ = dry(
+      *("tpu_pod.sh", "create", "run", "--type=v6e-16", "--zone=z"),
+      *("--slices=2", "--dry-run", "--", *FLAGS),
+    )
+    self.assertContainsSubset(["--node-count=2"], commands[0])
+    self.assertEqual([c[5] for c in commands[2:]], ["r1jax-0", "r1jax-1"])
+
+  def test_gke(self):
+    done = subprocess.run(
+      [
+        ROOT / "launch/gke.sh",
+        *("--image=i", "--accelerator=tpu-v5p-slice", "--topology=4x4x8"),
+        *("--slices=2", "--claim=shared", "--", *FLAGS, '--config.x="q"\\'),
+      ],
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    found = yaml.safe_load(done.stdout)
+    self.assertEqual(found["kind"], "JobSet")
+    (job,) = found["spec"]["replicatedJobs"]
+    self.assertEqual(job["replicas"], 2)
+    spec = job["template"]["spec"]
+    self.assertEqual((spec["parallelism"], spec["completions"]), (32, 32))
+    pod = spec["template"]["spec"]
+    self.assertEqual(
+      pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"], "4x4x8"
+    )
+    (container,) = pod["containers"]
+    self.assertEqual(container["command"][3], "r1jax.main")
+    self.assertEqual(container["command"][5:], [*FLAGS, '--config.x="q"\\'])
+    self.assertEqual(container["volumeMounts"][0]["mountPath"], "/shared")
+    self.assertEqual(container["resources"]["limits"]["google.com/tpu"], 4)
+
+  def test_slurm(self):
+    status, commands, _ = dry("slurm.sbatch", "--dry-run", *FLAGS)
+    self.assertEqual(status, 0)
+    self.assertEqual(commands[0][0], "srun")
+    self.assertEqual(commands[0][-2:], [*FLAGS])
 
 
 class SetupTest(parameterized.TestCase):
