@@ -375,9 +375,8 @@ def _shared(step, inputs, shares):
 
   def collect(found_CBX):
     C, *rest = found_CBX.shape
-    all = jnp.zeros((C, shares, *rest), found_CBX.dtype)
-    all = jax.lax.dynamic_update_index_in_dim(all, found_CBX, mine, 1)
-    return jax.lax.psum(all, "tensor").reshape(C * shares, *rest)
+    all_SCBX = jax.lax.all_gather(found_CBX, "tensor", to="invarying")
+    return all_SCBX.swapaxes(0, 1).reshape(C * shares, *rest)
 
   _, found = jax.lax.scan(step, None, jax.tree.map(deal, inputs))
   return jax.tree.map(collect, found)

@@ -1,4 +1,5 @@
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from r1jax.models import dispatch, layout
-from tests import dispatch_cases
+from tests import dispatch_cases, dispatch_compiled
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ROUTINGS = tuple(dispatch_cases.routings())
@@ -59,6 +60,49 @@ class MeshTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_every_mesh_equals_one_device(self, mesh, routing):
     self._check("MESHES", mesh, routing)
+
+
+@functools.lru_cache
+def on(target):
+  """What dispatch_compiled prints."""
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.dispatch_compiled", target],
+    cwd=ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+class CompiledTest(parameterized.TestCase):
+  """What crosses the mesh in the compiled text."""
+
+  def setUp(self):
+    super().setUp()
+    for package in ("libtpu", "jax_cuda12_plugin"):
+      if importlib.util.find_spec(package) is None:
+        self.skipTest(f"{package} is not installed")
+
+  @parameterized.parameters(*dispatch_compiled.SIZES)
+  @pytest.mark.slow
+  def test_tokens_go_by_all_to_all_and_kernels_by_gather(self, target):
+    found = on(target)
+    # Forward there and back, backward there and back, and their labels.
+    self.assertLen(found["all-to-all"], 7)
+    self.assertNotEmpty(found["all-gather"])
+    self.assertNotEmpty(found["reduce-scatter"])
+    # Only the number of passes is reduced to everyone.
+    self.assertEqual(found["all-reduce"], [4])
+
+  @pytest.mark.slow
+  def test_every_product_on_a_tpu_is_a_grouped_kernel(self):
+    found = on("v5p:2x2x1")
+    self.assertEqual(found["kernels"], 11)  # Forward 3, backward 8.
+    self.assertEqual(found["products"], [])
 
 
 class SingleTest(parameterized.TestCase):
