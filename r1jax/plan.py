@@ -197,7 +197,8 @@ def _arguments(program, traced):
   leaves = jax.tree.leaves(program.arguments)
   reads = {
     id(leaf): id(var) in used
-    for leaf, var in zip(leaves, traced.jaxpr.jaxpr.invars, strict=True)
+    # Constants of the program come before what it is given.
+    for leaf, var in zip(reversed(leaves), reversed(traced.jaxpr.jaxpr.invars))
   }
   kept, dropped = {}, {}
   for name, part in program.parts.items():
