@@ -273,18 +273,20 @@ class RunTest(parameterized.TestCase):
 
 # What a process does that is no job: it counts rounds.
 COUNTS = """
-import os, sys, time
-from r1jax import distributed, peers
+import sys, time
+from r1jax import distributed, interrupt, peers
 address, count, index, workdir = sys.argv[1:5]
 this = peers.Member(address, int(count), int(index), None, float(sys.argv[5]))
 with distributed.joined(this, {"seed": sys.argv[6]}, workdir):
-  for round in range(int(sys.argv[7])):
-    distributed.any_process(False)
-    distributed.note_round(round)
-    print(round, flush=True)
-    time.sleep(0.1)
-    if sys.argv[8] == f"{index}:{round}":
-      raise ValueError("no more room.")
+  with interrupt.watch() as stopped:
+    for round in range(int(sys.argv[7])):
+      distributed.note_round(round)
+      print(round, flush=True)
+      time.sleep(0.1)
+      if sys.argv[8] == f"{index}:{round}":
+        raise ValueError("no more room.")
+      if stopped():
+        break
   print(distributed.gathered(index), distributed.agreed(lambda: index))
 """
 
@@ -348,6 +350,30 @@ class ProcessTest(parameterized.TestCase):
       r"^r1jax: process 0 \(.+\) ended without a word; the last round it "
       rf"finished is \d+\. {RERUN}\n$",
     )
+
+  @pytest.mark.slow
+  def test_one_is_frozen(self):
+    two = [self.start(i, rounds=1000, secs=5) for i in (0, 1)]
+    while "3" not in two[0].stdout.readline():
+      self.assertIsNone(two[0].poll())
+    two[1].send_signal(signal.SIGSTOP)
+    status, _, err = self.ends(two[0])[0]
+    self.assertEqual(status, 1)
+    self.assertRegex(
+      err,
+      r"^r1jax: process 1 \(.+\) is not heard of for \d s; the last round it "
+      rf"finished is \d+\. {RERUN}\n$",
+    )
+
+  @pytest.mark.slow
+  def test_a_signal_to_one_stops_all_after_one_round(self):
+    two = [self.start(i, rounds=1000) for i in (0, 1)]
+    while "3" not in two[0].stdout.readline():
+      self.assertIsNone(two[0].poll())
+    two[1].terminate()
+    ends = self.ends(*two)
+    self.assertEqual([end[:2] for end in ends], [(0, "['0', '1'] 0")] * 2)
+    self.assertEqual(ends[0][2], "")
 
   @pytest.mark.slow
   def test_one_fails(self):
