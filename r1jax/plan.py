@@ -133,21 +133,23 @@ def _versions():
 
 
 def _helper(made, compiled):
-  """plan_programs.Outputs: outputs where the compiled program leaves them,
-  or, of one that is too large, with their rows over the mesh."""
+  """plan_programs.Outputs: outputs where the program puts them, or else
+  where its compiled form leaves them."""
   here = set(made.mesh.devices.flat)
   whole = sharding.replicated(made.mesh)
-  rows = sharding.rows(made.mesh)
 
   def outputs_of(name, function, arguments):
-    key = (name, jax.tree.structure(arguments))
     shapes = jax.eval_shape(function, *arguments)
+    leaves = jax.tree.leaves(shapes)
+    if all(leaf.sharding is not None for leaf in leaves):
+      return shapes
+    if made.mesh.size == 1:
+      return plan_programs.with_places(
+        shapes, jax.tree.map(lambda _: whole, shapes)
+      )
+    key = (name, jax.tree.structure(arguments))
     if key not in compiled:
-      try:
-        compiled[key] = function.trace(*arguments).lower().compile()
-      except jax.errors.JaxRuntimeError:
-        places = jax.tree.map(lambda x: rows if x.ndim > 1 else whole, shapes)
-        return plan_programs.with_places(shapes, places)
+      compiled[key] = function.trace(*arguments).lower().compile()
     places = jax.tree.map(
       lambda place: place if set(place.device_set) <= here else whole,
       compiled[key].output_shardings,
