@@ -23,7 +23,10 @@ _PLAN = flags.DEFINE_string(
   "v5p:8x8x8, v6e-256 or h100:8, and says what they need; nothing runs.",
 )
 _PLAN_JSON = flags.DEFINE_string(
-  "plan_json", None, "A file for the plan as JSON."
+  "plan_json",
+  "",
+  "A file for the plan as JSON, written after each program; what it holds of "
+  "other programs of the same plan stays.",
 )
 _PLAN_PROGRAMS = flags.DEFINE_list(
   "plan_programs", [], "Plans only these, as update,decode."
@@ -120,12 +123,12 @@ def _plan(config: ml_collections.ConfigDict) -> None:
   from r1jax import plan, plan_report  # They import jax: after `prepare`.
 
   options = plan.Options(
-    _PLAN_PROGRAMS.value, _PLAN_LOWER_ONLY.value, _PLAN_TEXT.value
+    _PLAN_PROGRAMS.value,
+    _PLAN_LOWER_ONLY.value,
+    _PLAN_JSON.value,
+    _PLAN_TEXT.value,
   )
-  made = plan.make(config, target, options)
-  plan_report.show(made)
-  if _PLAN_JSON.value:
-    plan.save(made, _PLAN_JSON.value)
+  plan_report.show(plan.make(config, target, options))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ estimates from published peak rates.
 import importlib.metadata
 import json
 import math
-import re
+import os
 import resource
 import shlex
 import sys
@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 from absl import logging
 
 from r1jax import (
+  plan_cost,
   plan_flops,
   plan_hlo,
   plan_programs,
@@ -38,11 +38,6 @@ PROGRAMS = (
   *("unstack", "prefill", "insert", "decode"),
   *("logprobs", "update", "apply"),
 )
-_NEEDS = (
-  r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm",
-  r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)",
-)
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _VERSIONS = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin")
 
 
@@ -52,11 +47,14 @@ class Options(NamedTuple):
   Attributes:
     programs: Of PROGRAMS; empty is all.
     lower_only: Shapes, places and products alone, without compiling.
+    json_path: Where the plan goes after each program, or "". Programs of the
+      same plan that stand there already and are not chosen stay.
     text_dir: Where each compiled program's text goes, or "".
   """
 
   programs: Sequence[str] = ()
   lower_only: bool = False
+  json_path: str = ""
   text_dir: str = ""
 
 
@@ -80,29 +78,56 @@ def make(
       known = ", ".join(PROGRAMS)
       raise ValueError(f"--plan_programs has {name!r}. Known: {known}.")
   made = plan_programs.loop(config, plan_topology.describe(target))
+  plan = _heading(made, target)
+  rows = _earlier(plan, options)
   compiled: dict[str, Any] = {}
-  rows = []
   for program in plan_programs.programs(made, _helper(made, compiled)):
+    plan["expected"].append(program.name)
     if options.programs and program.name not in options.programs:
       continue
-    rows.append(_row(made, target, program, options, compiled))
-    logging.info("%s", _line(rows[-1]))
+    rows[program.name] = _row(made, target, program, options, compiled)
+    logging.info("%s", _line(rows[program.name]))
+    plan["programs"] = [rows[name] for name in PROGRAMS if name in rows]
+    save(plan, options.json_path)
+  save(plan, options.json_path)
+  return plan
+
+
+def _heading(made, target):
+  """What a plan is of; plans of one heading may be joined."""
   return {
-    "command": shlex.join(["python", "-m", "r1jax.main", *sys.argv[1:]]),
-    "name": config.name,
-    "job": config.job,
+    "command": shlex.join(["python", "-m", "r1jax.main", *_asked()]),
+    "name": made.config.name,
+    "job": made.config.job,
     "target": target.name,
     "devices": target.devices,
     "hbm_bytes": int(target.chip.hbm_bytes),
     "mesh": dict(made.mesh.shape),
     "kernels": {"attention": made.layout.attention, "experts": _experts(made)},
     "parameters": tree.count(made.weights[0]),
-    "shapes": _shapes(config) | {"param_dtype": made.dims.param_dtype},
+    "shapes": _shapes(made.config) | {"param_dtype": made.dims.param_dtype},
     "versions": _versions(),
-    "fits": all(row["fits"] for row in rows),
-    "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
-    "programs": rows,
+    "expected": [],
+    "programs": [],
   }
+
+
+def _asked():
+  """The command line without what chooses among programs and files."""
+  left_out = ("--plan_programs", "--plan_json", "--plan_text")
+  return [arg for arg in sys.argv[1:] if arg.split("=")[0] not in left_out]
+
+
+def _earlier(plan, options):
+  """Rows of the same plan that its file holds, by name."""
+  if not (options.json_path and os.path.exists(options.json_path)):
+    return {}
+  with open(options.json_path, encoding="utf-8") as file:
+    old = json.load(file)
+  fields = set(plan) - {"expected", "programs"}
+  if any(old[name] != plan[name] for name in fields):
+    return {}
+  return {row["name"]: row for row in old["programs"]}
 
 
 def _experts(made):
@@ -184,10 +209,13 @@ def _row(made, target, program, options, compiled):
     if key not in compiled:
       compiled[key] = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    row |= _too_large(error, row, target)
+    row |= plan_cost.too_large(error, row, target)
     row["compile_secs"] = round(time.perf_counter() - start, 1)
     return row
   row["compile_secs"] = round(time.perf_counter() - start, 1)
+  row["peak_rss_bytes"] = (
+    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+  )
   _compiled(made, target, program, compiled[key], options, row)
   return row
 
@@ -221,45 +249,6 @@ def shard_bytes(part: Any) -> int:
   return total
 
 
-def _too_large(error, row, target):
-  """Of a program that the compiler could not place in the memory."""
-  text = str(error)
-  for pattern in _NEEDS:
-    found = re.search(pattern, text)
-    if found:
-      needs = int(float(found.group(1)) * _UNITS[found.group(2)])
-      total = needs + sum(row["resident_bytes"].values())
-      return {
-        "fits": False,
-        "total_bytes": total,
-        "over_bytes": total - int(target.chip.hbm_bytes),
-        "error": " ".join(found.group().split()),
-        "temporaries": _allocations(text),
-      }
-  raise ValueError(
-    f"--plan: {row['name']} does not compile for {target.name}: "
-    f"{' '.join(text.split())[:400]}"
-  ) from error
-
-
-def _allocations(text):
-  """The largest arrays as the compiler lists them where it gives up."""
-  found = re.findall(
-    r"Size: ([\d.]+)([KMGT])\s+(?:Operator: op_name=\"([^\"]*)\")?.*?"
-    r"Shape: ([^\n]*)",
-    text,
-    re.DOTALL,
-  )
-  return [
-    {
-      "shape": shape.split("{")[0],
-      "bytes": int(float(size) * _UNITS[unit]),
-      "op_name": "/".join(name.split("/")[-4:]),
-    }
-    for size, unit, name, shape in found[:10]
-  ]
-
-
 def _compiled(made, target, program, compiled, options, row):
   """Adds what the compiled program says."""
   memory = compiled.memory_analysis()
@@ -291,43 +280,7 @@ def _compiled(made, target, program, compiled, options, row):
   row["traffic_bytes"] = plan_read.traffic(module)
   row["collectives"] = [x._asdict() for x in rows]
   row["warnings"] = plan_read.warnings(module, cache)
-  row["estimate"] = _estimate(made, target, row, rows)
-
-
-def _estimate(made, target, row, collectives):
-  """Seconds of one call at published peak rates: an estimate.
-
-  `low` hides all but the slowest of products, memory and links behind it,
-  `high` hides nothing.
-  """
-  chip, far = target.chip, _far_axes(made.mesh)
-  links = sum(
-    plan_read.wire_bytes(x)
-    / (chip.far_rate if far & set(x.axes.split("+")) else chip.link_rate)
-    for x in collectives
-  )
-  parts = {
-    "products": row["flops"] / target.devices / chip.flops,
-    "memory": row["traffic_bytes"] / chip.hbm_rate,
-    "links": links,
-  }
-  low, high = max(parts.values()), sum(parts.values())
-  return {"low_secs": low, "high_secs": high, **parts}
-
-
-def _far_axes(mesh) -> set[str]:
-  """Axes of the mesh that leave a TPU slice or a GPU node."""
-  is_tpu = mesh.devices.flat[0].platform == "tpu"
-  owners = [
-    getattr(x, "slice_index", 0) if is_tpu else x.process_index
-    for x in mesh.devices.flat
-  ]
-  owners = np.reshape(owners, mesh.devices.shape)
-  return {
-    axis
-    for i, axis in enumerate(mesh.axis_names)
-    if np.any(np.diff(owners, axis=i))
-  }
+  row["estimate"] = plan_cost.estimate(made.mesh, target, row, rows)
 
 
 def _line(row):
@@ -342,19 +295,21 @@ def _line(row):
 
 
 def save(plan: dict[str, Any], path: str) -> None:
-  """Writes a plan as JSON."""
-  with open(path, "w", encoding="utf-8") as file:
-    json.dump(plan, file, indent=1)
-    file.write("\n")
+  """Writes a plan as JSON, with a path."""
+  if path:
+    with open(path, "w", encoding="utf-8") as file:
+      json.dump(plan, file, indent=1)
+      file.write("\n")
 
 
 def round_secs(plan: dict[str, Any]) -> tuple[float, float] | None:
   """Estimated seconds of a round at full length, (low, high); None where a
   program has no estimate."""
   low = high = 0.0
+  rows = {row["name"]: row for row in plan["programs"]}
+  if any("estimate" not in rows.get(name, ()) for name in plan["expected"]):
+    return None
   for row in plan["programs"]:
-    if "estimate" not in row:
-      return None
     low += row["calls"] * row["estimate"]["low_secs"]
     high += row["calls"] * row["estimate"]["high_secs"]
   return low, high

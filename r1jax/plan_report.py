@@ -39,6 +39,10 @@ def show(made: dict[str, Any]) -> None:
   limit = gb(made["hbm_bytes"])
   if any("total_bytes" in row for row in made["programs"]):
     verdict = "; ".join(over) if over else "Every program fits"
+    names = {row["name"] for row in made["programs"]}
+    left = [name for name in made["expected"] if name not in names]
+    if left and not over:
+      verdict = f"What was planned fits, without {', '.join(left)}"
     console.print(f"{verdict}; a device has {limit} GB.")
   secs = plan.round_secs(made)
   if secs and any(secs):

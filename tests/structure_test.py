@@ -28,8 +28,8 @@ LAYERS = {
   "stages": "stages generate evaluate search",
   "train": "train",
   "programs": "run training objective jobs pipeline plan plan_topology "
-  "plan_programs plan_flops plan_hlo plan_read plan_report plan_table report "
-  "report_data main stage_table any_model convert chat",
+  "plan_programs plan_cost plan_flops plan_hlo plan_read plan_report "
+  "plan_table report report_data main stage_table any_model convert chat",
 }
 APART = {("text", "arrays")}  # (importer, imported) that the order allows.
 # What the order forbids, for the one program that stands in its package.
