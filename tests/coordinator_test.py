@@ -141,7 +141,13 @@ class CoordinatorTest(parameterized.TestCase):
         peer.wire.close()
     self.assertEqual(returned, [None])
 
-  @parameterized.parameters(b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"{}\n", b"")
+  @parameterized.parameters(
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"[1]\n",
+    b"{}\n",
+    b'{"index": 2, "count": 2, "host": "h", "facts": {}}\n',
+    b"",
+  )
   def test_strangers_are_let_pass(self, data):
     with self.serving() as (port, returned):
       stranger = socket.create_connection(("localhost", port), 5)
@@ -202,14 +208,14 @@ class CoordinatorTest(parameterized.TestCase):
       three = [Peer(port, i, 3) for i in range(3)]
       for peer in three:
         peer.hears("go")
-      three[2].send(failed="UNKNOWN: Connection closed", by_another=True)
-      time.sleep(0.2)
-      three[1].send(failed="no room", by_another=False)
-      three[1].wire.close()
+      three[1].send(failed="UNKNOWN: Connection closed", by_another=True)
+      time.sleep(0.5)
+      three[2].send(failed="no room", by_another=False)
+      three[2].wire.close()
       line = three[0].hears("stop")
       for peer in three:
         peer.wire.close()
-    self.assertEqual(line, "process 1 (h1) failed: no room")
+    self.assertEqual(line, "process 2 (h2) failed: no room")
 
   def test_a_failed_collective_without_a_cause(self):
     with self.serving() as (port, _):
