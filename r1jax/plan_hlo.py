@@ -101,7 +101,7 @@ def parse(text: str) -> Module:
   computations: dict[str, list[Instruction]] = {}
   entry, current = "", None
   for line in text.splitlines():
-    if line.startswith("}"):
+    if line.rstrip() == "}":  # A kernel's own text may begin so too.
       current = None
     elif not line.startswith(" ") and line.endswith("{"):
       name = line.removeprefix("ENTRY ").split()[0].lstrip("%")

@@ -100,6 +100,9 @@ body=%pass
 replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
   %dense = f32[2,8,8]{2,1,0} convolution(%x, %x), metadata={op_name=\
 "jit(step)/transpose(jvp())/moe/ragged_dot_general"}
+  %kernel = f32[8,8]{1,0} custom-call(%x), backend_config={"body": {
+"line": 1
+}}, metadata={op_name="jit(step)/kernel"}
   %cache = f32[8,8]{1,0} copy(%x)
   %close = f32[8,8]{1,0:S(1)} copy(%x)
   ROOT %total = f32[] reduce(%all-reduce.2, %x), to_apply=%add
