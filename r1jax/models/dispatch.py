@@ -30,6 +30,9 @@ from r1jax.models.layout import BATCH_AXES, Layout
 
 # Copies a pass has room for, over those of an even routing.
 CAPACITY = 1.25
+# And at most so many from a device, which bounds what a pass keeps: rows of
+# 33,792 tokens would have DeepSeek-V3 keep 50 GB of copies at once.
+MOST_COPIES = 1 << 16
 _ROUND = 16  # Rows of a tile.
 
 
@@ -252,8 +255,10 @@ def room(layout: Layout, E: int, X: int, P: int) -> int:
     P: Experts of a token.
   """
   most = X * min(P, E)
-  even = math.ceil(CAPACITY * X * P / layout.size("expert"))
-  return -(-min(most, even) // _ROUND) * _ROUND
+  N = layout.size("expert")
+  even = math.ceil(CAPACITY * X * P / N)
+  bound = max(1, MOST_COPIES // N)
+  return -(-min(most, even, bound) // _ROUND) * _ROUND
 
 
 def _trips(layout: Layout, E: int, experts_XP: jax.Array) -> _Trips:

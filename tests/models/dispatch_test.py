@@ -129,6 +129,8 @@ class SingleTest(parameterized.TestCase):
     (4, 2, 32, 8, 64),
     (4, 64, 320, 8, 800),
     (2, 8, 1, 2, 16),
+    # DeepSeek-V3's longest row: 65,536 copies a device, in several passes.
+    (32, 8, 33792, 8, 2048),
   )
   def test_room(self, N, E, X, P, want):
     class Sizes:
