@@ -82,7 +82,6 @@ def make(
   rows = _earlier(plan, options)
   compiled: dict[str, Any] = {}
   for program in plan_programs.programs(made, _helper(made, compiled)):
-    plan["expected"].append(program.name)
     if options.programs and program.name not in options.programs:
       continue
     rows[program.name] = _row(made, target, program, options, compiled)
@@ -107,9 +106,17 @@ def _heading(made, target):
     "parameters": tree.count(made.weights[0]),
     "shapes": _shapes(made.config) | {"param_dtype": made.dims.param_dtype},
     "versions": _versions(),
-    "expected": [],
+    "expected": _expected(made),
     "programs": [],
   }
+
+
+def _expected(made):
+  """The programs of the whole loop."""
+  sampled = made.config.job in plan_programs.SAMPLING
+  goal = made.objective
+  trained = () if goal is None else PROGRAMS[4 if goal.scores else 5 :]
+  return [*(PROGRAMS[:4] if sampled else ()), *trained]
 
 
 def _asked():
@@ -124,7 +131,7 @@ def _earlier(plan, options):
     return {}
   with open(options.json_path, encoding="utf-8") as file:
     old = json.load(file)
-  fields = set(plan) - {"expected", "programs"}
+  fields = set(plan) - {"programs"}
   if any(old[name] != plan[name] for name in fields):
     return {}
   return {row["name"]: row for row in old["programs"]}

@@ -205,7 +205,8 @@ class TableTest(parameterized.TestCase):
   def test_committed_plans_agree_with_the_hand(self):
     for made in plan_table.read(str(ROOT / "docs" / "plans")):
       for each in made["programs"]:
-        if "compiler_bytes" not in each:
+        # Prefilling needs no MLP of the last layer, which is dropped.
+        if "compiler_bytes" not in each or each["name"] == "prefill":
           continue
         hand = sum(each["argument_bytes"].values()) + each["padding_bytes"]
         compiler = each["compiler_bytes"]["arguments"]
@@ -277,6 +278,7 @@ class TinyTest(parameterized.TestCase):
     self.assertEqual(made["parameters"], 969_984)
     programs = {each["name"]: each for each in made["programs"]}
     self.assertEqual([*programs], [*plan.PROGRAMS])
+    del programs["prefill"]  # It drops the MLP of the last layer.
     for each in programs.values():
       hand = sum(each["argument_bytes"].values()) + each["padding_bytes"]
       compiler = each["compiler_bytes"]["arguments"]
