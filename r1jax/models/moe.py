@@ -108,12 +108,16 @@ def balance(
   B, T = segments_BT.shape
   E = c.num_experts
   picks_XE = jnp.sum(jax.nn.one_hot(routing.experts_XP, E), axis=1)
-  same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
-  same_BTS = same_BTS & (segments_BT != 0)[:, :, None]
-  length_BT1 = jnp.maximum(jnp.sum(same_BTS, axis=-1, keepdims=True), 1)
-  counts_BTE = jnp.einsum(
-    "BTS,BSE->BTE", same_BTS.astype(jnp.float32), picks_XE.reshape(B, T, E)
-  )
+  real_BT1 = (segments_BT != 0)[..., None].astype(jnp.float32)
+  picks_BTE = picks_XE.reshape(B, T, E) * real_BT1
+
+  @jax.vmap
+  def of_sequence(values_TX, segments_T):  # Whole numbers: no rounding.
+    sums_SX = jax.ops.segment_sum(values_TX, segments_T, T + 1)
+    return sums_SX[segments_T]
+
+  length_BT1 = jnp.maximum(of_sequence(real_BT1, segments_BT), 1)
+  counts_BTE = of_sequence(picks_BTE, segments_BT)
   share_BTE = counts_BTE * (E / c.experts_per_token) / length_BT1
   scores_BTE = routing.scores_XE.reshape(B, T, E)
   scores_BTE /= jnp.sum(scores_BTE, axis=-1, keepdims=True)
