@@ -220,7 +220,7 @@ def run_rounds(parts: Parts, rounds: int) -> list[dict[str, float]]:
 def decode_step_secs(parts: Parts) -> tuple[float, float]:
   """Seconds of a decode step with all slots busy, and of its matmuls."""
   programs, slots = parts.programs, parts.programs.slots
-  weights = programs.unstack(parts.params), programs.unstack(parts.buffers)
+  weights = programs.unstack(parts.params, parts.buffers)
   tokens = np.ones((programs.prefill_rows, programs.max_prompt_tokens))
   caches, _ = programs.prefill(*weights, tokens.astype(np.int32))
   times = []

@@ -103,7 +103,11 @@ def miniature(preset: str) -> ConfigDict:
   config.max_response_tokens = 176
   config.overlong = "refuse"
   config.sampling = dict(
-    slots=128, chunk_tokens=16, prefill_rows=64, repetition_tokens=0
+    slots=128,
+    chunk_tokens=16,
+    prefill_rows=64,
+    repetition_tokens=0,
+    weights="as_trained",
   )
   config.rewards = dict(
     accuracy=dict(weight=1.0),

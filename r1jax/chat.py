@@ -79,7 +79,7 @@ def make_stream(
     max_prompt_tokens=max_prompt_tokens,
     max_response_tokens=max_tokens,
   )
-  weights = programs.unstack(params), programs.unstack(buffers)
+  weights = programs.unstack(params, buffers)
   one_B = np.ones(1, np.int32)
 
   def stream(prompt: Sequence[int], turn: int) -> Iterator[list[int]]:

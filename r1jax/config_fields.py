@@ -17,6 +17,7 @@ _SLOTS = {
   "chunk_tokens": schema.integer(1),
   "prefill_rows": schema.integer(1),
   "repetition_tokens": schema.integer(0),  # 0 never ends a response for it.
+  "weights": schema.one_of("as_trained", "spread", "whole"),
 }
 _BUDGET = {
   "max_prompt_tokens": schema.integer(1),

@@ -275,6 +275,7 @@ def programs(
     repetition_tokens=config.sampling.repetition_tokens,
     slots=config.sampling.slots,
     prefill_rows=config.sampling.prefill_rows,
+    weights=config.sampling.weights,
     max_prompt_tokens=config.max_prompt_tokens,
     max_response_tokens=config.max_response_tokens,
   )

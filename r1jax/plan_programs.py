@@ -155,9 +155,7 @@ def _sampler(made: Loop, outputs_of: Outputs) -> Iterator[Program]:
   )
   names = _Ids(_EOS_ID, ())
   jitted = experiment.programs(config, model, names, settings)
-  unstacked = tuple(
-    outputs_of("unstack", jitted.unstack, (tree,)) for tree in made.weights
-  )
+  unstacked = outputs_of("unstack", jitted.unstack, made.weights)
   slots = outputs_of("empty", jitted.empty, unstacked)
   tokens_BT = np.zeros(
     (jitted.prefill_rows, jitted.max_prompt_tokens), np.int32
@@ -170,8 +168,8 @@ def _sampler(made: Loop, outputs_of: Outputs) -> Iterator[Program]:
   yield Program(
     "unstack",
     jitted.unstack,
-    made.weights[:1],
-    {"weights": made.weights[:1]},
+    made.weights,
+    {"weights": made.weights},
     {k: v for k, v in base.items() if k != "weights"},
     rounds,
   )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from r1jax import sharding
 from r1jax.models import parallel, transformer
 from r1jax.models.attention import packed_context
 from r1jax.models.config import ModelConfig
@@ -117,6 +118,7 @@ def _programs(
   min_response_tokens: int = 0,
   repetition_tokens: int = 0,
   stop_ids: tuple[int, ...] = (),
+  weights: str = "as_trained",
   **shapes: int,
 ) -> engine.Programs:
   settings = decode.Settings(
@@ -129,7 +131,12 @@ def _programs(
     repetition_tokens=repetition_tokens,
     stop_ids=stop_ids,
   )
-  return engine.make_programs(config, settings, layout=layout, **shapes)
+  layout = layout._replace(weights=weights)
+  init = functools.partial(_init, config)
+  places = sharding.decode_shardings(layout, init)
+  return engine.make_programs(
+    config, settings, layout=layout, weights=places, **shapes
+  )
 
 
 def _logprobs(

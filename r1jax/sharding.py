@@ -1,7 +1,7 @@
 """The mesh, and where every array lives on it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +11,8 @@ import optax
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from r1jax.models.layout import BATCH_AXES, MESH_AXES, RULES, Rules
+from r1jax.models import transformer
+from r1jax.models.layout import BATCH_AXES, MESH_AXES, RULES, Layout, Rules
 
 
 def make_mesh(
@@ -103,6 +104,38 @@ def param_shardings(mesh: Mesh, boxed: Any, rules: Rules | None = None) -> Any:
   return jax.tree_util.tree_map_with_path(
     place, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
   )
+
+
+def decode_shardings(layout: Layout, init: Callable[[jax.Array], Any]) -> Any:
+  """Where each tree of weights lies once `transformer.unstack`ed; None on
+  one device.
+
+  Args:
+    layout: The sampler's.
+    init: Key to (params, buffers), boxed with their logical axes.
+
+  Raises:
+    ValueError: As `param_shardings`.
+  """
+  if layout.mesh is None:
+    return None
+  boxed = jax.eval_shape(init, jax.random.key(0))
+  places = param_shardings(layout.mesh, boxed, layout.rules)
+
+  def of_each_layer(leaf, place):
+    each = np.empty(leaf.shape[0], object)
+    each.fill(NamedSharding(layout.mesh, PartitionSpec(*place.spec[1:])))
+    return each
+
+  def unstacked(shapes, places):
+    stacks = {
+      name: jax.tree.map(of_each_layer, shapes[name], places[name])
+      for name in transformer.STACKS
+      if name in shapes
+    }
+    return transformer.unstack({**places, **stacks})
+
+  return tuple(map(unstacked, nn.unbox(boxed), places))
 
 
 def _several(axis: str | tuple[str, ...] | None) -> tuple[str, ...]:

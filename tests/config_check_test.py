@@ -23,6 +23,7 @@ SLOTS = {
   "chunk_tokens": 8,
   "prefill_rows": 8,
   "repetition_tokens": 0,
+  "weights": "as_trained",
 }
 
 
@@ -35,6 +36,7 @@ def common():
     "tokenizer": "bundled",
     "template": "zero",
     "mesh": {"data": 2, "fsdp": 2, "expert": 1, "tensor": 1},
+    "kernels": {"attention": "auto", "experts": "auto"},
     "eval_data": [{"name": "countdown", "suite": "countdown"}],
     "eval_sampling": {
       "temperature": 0.6,

@@ -19,23 +19,24 @@ from r1jax.models import layout as layout_lib
 from r1jax.sampling import engine
 from tests import small
 
+# Sizes of the axes, and where the sampler's weights lie.
 MESHES = {
-  "data 8": (8, 1, 1, 1),
-  "fsdp 8": (1, 8, 1, 1),
-  "expert 8": (1, 1, 8, 1),
-  "data 2 x tensor 4": (2, 1, 1, 4),
-  "data 2 x fsdp 4": (2, 4, 1, 1),
-  "fsdp 4 x tensor 2": (1, 4, 1, 2),
-  "fsdp 2 x expert 4": (1, 2, 4, 1),
-  "expert 4 x tensor 2": (1, 1, 4, 2),
-  "data 2 x fsdp 2 x expert 2": (2, 2, 2, 1),
-  "data 2 x fsdp 2 x tensor 2": (2, 2, 1, 2),
-  "data 2 x expert 2 x tensor 2": (2, 1, 2, 2),
-  "fsdp 2 x expert 2 x tensor 2": (1, 2, 2, 2),
+  "data 8": ((8, 1, 1, 1), "as_trained"),
+  "fsdp 8": ((1, 8, 1, 1), "as_trained"),
+  "expert 8": ((1, 1, 8, 1), "as_trained"),
+  "data 2 x tensor 4": ((2, 1, 1, 4), "as_trained"),
+  "data 2 x fsdp 4": ((2, 4, 1, 1), "spread"),
+  "fsdp 4 x tensor 2": ((1, 4, 1, 2), "spread"),
+  "fsdp 2 x expert 4": ((1, 2, 4, 1), "whole"),
+  "expert 4 x tensor 2": ((1, 1, 4, 2), "whole"),
+  "data 2 x fsdp 2 x expert 2": ((2, 2, 2, 1), "as_trained"),
+  "data 2 x fsdp 2 x tensor 2": ((2, 2, 1, 2), "whole"),
+  "data 2 x expert 2 x tensor 2": ((2, 1, 2, 2), "spread"),
+  "fsdp 2 x expert 2 x tensor 2": ((1, 2, 2, 2), "whole"),
 }
 CONFIGS = {
   "dense": small.gqa(num_heads=8, num_kv_heads=4),
-  "moe": small.mla(num_heads=4),
+  "moe": small.mla(num_heads=4, q_lora_rank=16),
 }
 KERNELS = dict(attention="chunked", experts="auto")
 PROMPTS = {
@@ -47,7 +48,7 @@ LIMITS = [1 + (5 * i) % 12 for i in range(len(REQUESTS))]
 EOS, KEY = 3, 7
 
 
-def sample(config, mesh=None):
+def sample(config, mesh=None, weights="as_trained"):
   """The requests' samples, on a mesh if there is one."""
   layout = layout_lib.SINGLE
   params, buffers = small.weights(config)
@@ -65,6 +66,7 @@ def sample(config, mesh=None):
     prefill_rows=8,
     max_prompt_tokens=6,
     max_response_tokens=12,
+    weights=weights,
   )
   samples, _ = engine.sample(
     programs,
@@ -121,9 +123,10 @@ def main(kinds):
     config = CONFIGS[kind]
     want = sample(config)
     out[kind] = {}
-    for name, sizes in MESHES.items():
+    for name, (sizes, weights) in MESHES.items():
       mesh = sharding.make_mesh(dict(zip(layout_lib.MESH_AXES, sizes)))
-      out[kind][name] = differences(config, want, sample(config, mesh))
+      got = sample(config, mesh, weights)
+      out[kind][name] = differences(config, want, got)
   print(json.dumps(out))
 
 

@@ -127,12 +127,9 @@ def _specs(layout: Layout, B: int) -> tuple[PartitionSpec, ...]:
       f"A batch of {B} rows does not divide among data * fsdp * expert of "
       f"config.mesh = {shards} devices. Make it a multiple."
     )
-  return (
-    PartitionSpec(BATCH_AXES),
-    PartitionSpec("expert", "fsdp", "tensor"),
-    PartitionSpec("expert", "fsdp", "tensor"),
-    PartitionSpec("expert", ("tensor", "fsdp")),
-  )
+  wide = layout.kernel_spec(("experts", "expert_embed", "expert_mlp"))
+  narrow = layout.kernel_spec(("experts", "expert_inner", "expert_out"))
+  return PartitionSpec(BATCH_AXES), wide, wide, narrow
 
 
 def _on_mesh(layout, run, in_specs, out_specs):
@@ -255,7 +252,7 @@ def room(layout: Layout, E: int, X: int, P: int) -> int:
     P: Experts of a token.
   """
   most = X * min(P, E)
-  N = layout.size("expert")
+  N = layout.size(*layout.mesh_axes("experts"))
   even = math.ceil(CAPACITY * X * P / N)
   bound = max(1, MOST_COPIES // N)
   return -(-min(most, even, bound) // _ROUND) * _ROUND
@@ -263,7 +260,8 @@ def room(layout: Layout, E: int, X: int, P: int) -> int:
 
 def _trips(layout: Layout, E: int, experts_XP: jax.Array) -> _Trips:
   X, P = experts_XP.shape
-  N, C = layout.size("expert"), room(layout, E, X, P)
+  N = layout.size(*layout.mesh_axes("experts"))
+  C = room(layout, E, X, P)
   pick_Y = jnp.argsort(experts_XP.reshape(X * P), stable=True)
   expert_Y = experts_XP.reshape(X * P)[pick_Y]
   device_XP = experts_XP // E
@@ -323,10 +321,9 @@ def _send(layout, trips, index, E, rows_XD, gates_XP):
 
 
 def _exchanged(layout, x_NCD):
-  """Entry n to device n of the expert axis, and theirs in return."""
-  if layout.size("expert") == 1:
-    return x_NCD
-  return jax.lax.all_to_all(x_NCD, "expert", 0, 0, tiled=True)
+  """Entry n to the nth device that has experts, and theirs in return."""
+  axes = layout.mesh_axes("experts")
+  return jax.lax.all_to_all(x_NCD, axes, 0, 0, tiled=True) if axes else x_NCD
 
 
 def _place(trips, index):
@@ -365,7 +362,7 @@ def _summed(layout, x, axis):
 # A collective over another axis than the first would be an all-reduce.
 def _gathered(layout, kernel_EIO):
   """A kernel's parts along fsdp, together."""
-  if layout.size("fsdp") == 1:
+  if "fsdp" not in layout.mesh_axes("expert_embed"):
     return kernel_EIO
   kernel_IEO = jax.lax.all_gather(
     kernel_EIO.swapaxes(0, 1), "fsdp", axis=0, tiled=True
@@ -375,7 +372,7 @@ def _gathered(layout, kernel_EIO):
 
 def _scattered(layout, dkernel_EIO):
   """A kernel's gradient, summed over all devices with the same experts."""
-  if layout.size("fsdp") > 1:
+  if "fsdp" in layout.mesh_axes("expert_embed"):
     dkernel_EIO = jax.lax.psum_scatter(
       dkernel_EIO.swapaxes(0, 1), "fsdp", scatter_dimension=0, tiled=True
     ).swapaxes(0, 1)

@@ -39,6 +39,20 @@ RULES: Rules = {
   "layers": None,
 }
 
+# By config.sampling.weights: what is otherwise where the sampler runs. Whole
+# experts on each device spare gathering their parts for every token drawn;
+# so do whole dense kernels, which then have to fit.
+_SPREAD: Rules = {
+  "experts": ("expert", "fsdp"),
+  "expert_embed": None,
+  "expert_inner": "tensor",
+}
+DECODING: dict[str, Rules] = {
+  "as_trained": {},
+  "spread": _SPREAD,
+  "whole": {**_SPREAD, "embed": None, "latent": None},
+}
+
 # Logical axis of an activation to its mesh axes; None is whole.
 ACTIVATIONS: dict[str | None, tuple[str, ...]] = {
   "batch": BATCH_AXES,
@@ -81,11 +95,18 @@ class Layout(NamedTuple):
     attention: Form of the attention product, see `flash.form_of`.
     experts: Form of the experts' grouped matmul; "" leaves it to
       config.model.moe_impl, on one device only.
+    weights: Where parameters lie, of DECODING.
   """
 
   mesh: Mesh | None = None
   attention: str = "by_length"
   experts: str = ""
+  weights: str = "as_trained"
+
+  @property
+  def rules(self) -> Rules:
+    """Logical axis of a parameter to mesh axes."""
+    return {**RULES, **DECODING[self.weights]}
 
   def size(self, *axes: str) -> int:
     """Devices along mesh axes."""
@@ -96,7 +117,7 @@ class Layout(NamedTuple):
 
   def mesh_axes(self, axis: str) -> tuple[str, ...]:
     """Where a parameter's logical axis lies, if on several devices."""
-    found = RULES[axis] or ()
+    found = self.rules[axis] or ()
     found = (found,) if isinstance(found, str) else found
     return tuple(x for x in found if self.size(x) > 1)
 

@@ -10,6 +10,7 @@ from r1jax.models.attention import Context, packed_context
 from r1jax.models.config import ModelConfig
 from r1jax.models.layout import SINGLE, Layout
 from r1jax.sampling import logits as logits_lib
+from r1jax.sampling import spread
 
 RUNNING, EOS, LENGTH, REPETITION = range(4)
 CONFIDENT = 0.99  # MiniMax-M1 (arXiv:2506.13585), §5: early truncation.
@@ -84,21 +85,12 @@ def response_keys(
   return jax.vmap(one)(questions_B, samples_B)
 
 
-def _cache_axes(rows: str | None, rank: int) -> tuple[str | None, ...]:
-  """Logical axes of a cache: rows, heads if it has them, columns, width."""
-  return (rows, *["heads"] * (rank - 3), None, None)
-
-
-def places(layout: Layout, config: ModelConfig, rows: int) -> Slots | None:
-  """Where each part of so many slots, or prefilled rows, lies; None on one
-  device."""
+def places(layout: Layout, config: ModelConfig, slots: int) -> Slots | None:
+  """Where each part of so many slots lies; None on one device."""
   if layout.mesh is None:
     return None
-  shape = (rows, 1, 1)
-  if config.attention == "gqa":
-    shape = (rows, config.num_kv_heads, 1, 1)
-  each_B = layout.place((rows,), "batch")
-  cache = layout.place(shape, *_cache_axes("batch", len(shape)))
+  each_B = layout.place((slots,), "batch")
+  cache = spread.cache_place(layout, config, slots)
   return Slots(cache, *[each_B] * (len(Slots._fields) - 1))
 
 
@@ -126,7 +118,8 @@ def prefill(
   out = model.apply(variables, tokens_BT, context)
   if out.report is None:
     return out.caches, jnp.zeros((B, T, 0, 0), jnp.int32)
-  return out.caches, out.report.experts_BTP.transpose(1, 2, 0, 3)
+  experts_BTLP = out.report.experts_BTP.transpose(1, 2, 0, 3)
+  return out.caches, spread.everywhere(layout, experts_BTLP)
 
 
 def empty_slots(
@@ -185,8 +178,8 @@ def insert(
 
   def place(cache, prompt):
     # Any slot may take any row, so every device sees all of them.
-    prompt = layout.constrain(prompt, *_cache_axes(None, prompt.ndim))
-    new = prompt[rows_B]
+    _, *others = spread.cache_axes(None, prompt.ndim)
+    new = spread.everywhere(layout, prompt, *others)[rows_B]
     width = new.shape[-2]
     mask = chosen_B.reshape(-1, *[1] * (cache.ndim - 1))
     head = jnp.where(mask, new, cache[..., :width, :])
@@ -260,13 +253,15 @@ def decode(
     )
     return step + 1, slots._replace(caches=caches), drawn
 
+  nothing = _nothing_drawn(config, settings, slots)
   step, slots, drawn = jax.lax.while_loop(
     proceed,
     advance,
-    (jnp.int32(0), slots, _nothing_drawn(config, settings, slots)),
+    (jnp.int32(0), slots, nothing),
   )
-  emitted_B = slots.steps_B - start_B
-  return slots, Chunk(*drawn, emitted_B, slots.finish_B, step)
+  told = (*drawn, slots.steps_B - start_B, slots.finish_B)
+  whole = (spread.everywhere(layout, each) for each in told)
+  return slots, Chunk(*whole, step)
 
 
 def _nothing_drawn(config, settings, slots):

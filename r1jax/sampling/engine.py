@@ -19,7 +19,7 @@ from r1jax.models import transformer
 from r1jax.models.config import ModelConfig
 from r1jax.models.layout import BATCH_AXES, SINGLE, Layout
 from r1jax.records import FINISH_REASONS
-from r1jax.sampling import decode
+from r1jax.sampling import decode, spread
 
 _NO_REFILL = 1 << 30
 
@@ -81,11 +81,13 @@ def make_programs(
   max_prompt_tokens: int,
   max_response_tokens: int,
   layout: Layout = SINGLE,
+  weights: Any = None,
 ) -> Programs:
   """The programs for these fixed shapes.
 
   On a mesh slots, prefilled rows and their caches are spread over the
-  devices that share a batch, and what the host reads is on each of them.
+  devices that share a batch, and what the host reads is on each of them;
+  `weights` is where the unstacked (params, buffers) lie.
 
   Raises:
     ValueError: If the mesh does not divide slots or prefill_rows.
@@ -94,14 +96,15 @@ def make_programs(
   columns = max_prompt_tokens + max_response_tokens
   whole = layout.place(())
   places = decode.places(layout, config, slots)
-  prompt_places = None
-  if places is not None:
-    prompt_places = decode.places(layout, config, prefill_rows).caches
+  prompts = spread.cache_place(layout, config, prefill_rows)
   return Programs(
-    unstack=jax.jit(transformer.unstack),
+    unstack=jax.jit(
+      lambda *trees: tuple(map(transformer.unstack, trees)),
+      out_shardings=weights,
+    ),
     prefill=jax.jit(
       functools.partial(decode.prefill, config, layout=layout),
-      out_shardings=(prompt_places, whole),
+      out_shardings=(prompts, whole),
     ),
     empty=jax.jit(
       lambda params, buffers: decode.empty_slots(
@@ -112,11 +115,13 @@ def make_programs(
     insert=jax.jit(
       functools.partial(decode.insert, layout=layout),
       donate_argnums=0,
+      in_shardings=(places, prompts, *[None] * 6),
       out_shardings=places,
     ),
     decode=jax.jit(
       functools.partial(decode.decode, config, settings, layout=layout),
       donate_argnums=2,
+      in_shardings=(None, None, places, None),
       out_shardings=(places, whole),
     ),
     keys=jax.jit(decode.response_keys, out_shardings=whole),
@@ -166,7 +171,7 @@ def sample(
       a limit is outside 1 to max_response_tokens.
   """
   _check_prompts(programs, prompts)
-  weights = programs.unstack(params), programs.unstack(buffers)
+  weights = programs.unstack(params, buffers)
   limits = limits or [programs.max_response_tokens] * len(requests)
   if not all(1 <= limit <= programs.max_response_tokens for limit in limits):
     raise ValueError(

@@ -134,6 +134,9 @@ class SingleTest(parameterized.TestCase):
   )
   def test_room(self, N, E, X, P, want):
     class Sizes:
+      def mesh_axes(self, axis):
+        return {"experts": ("expert",)}[axis]
+
       def size(self, axis):
         return {"expert": N}[axis]
 

@@ -35,7 +35,7 @@ class PlacesTest(parameterized.TestCase):
   def test_slots_lie_over_the_batch_and_caches_over_heads(self, kind, spec):
     config = small.CONFIGS[kind]()
     got = decode.places(layout(fsdp=2, expert=2, tensor=2), config, 8)
-    self.assertEqual(got.caches.spec, PartitionSpec(*spec))
+    self.assertEqual(got.caches.sharding.spec, PartitionSpec(*spec))
     for place in got[1:]:
       self.assertEqual(place.spec, PartitionSpec(("fsdp", "expert")))
 
