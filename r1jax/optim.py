@@ -11,6 +11,7 @@ from r1jax import registry
 
 Schedule = Callable[[Any], jax.Array]  # Update, from 0, to learning rate.
 _UNDECAYED = ("norm", "bias", "scale")
+MOMENT_DTYPES = ("", "float32", "bfloat16")
 _SHARED = ("learning_rate", "clip_norm", "schedule")
 
 
@@ -63,16 +64,45 @@ def adamw(
   b2: float = 0.95,
   eps: float = 1e-8,
   weight_decay: float = 0.0,
+  moment_dtype: str = "",
 ) -> optax.GradientTransformation:
   """AdamW (arXiv:1711.05101, alg. 2), decay scaled by the learning rate.
 
     w <- w - lr (m / (sqrt(v) + eps) + decay w),  m, v without their bias
 
   Norms, biases and scales are not decayed; they are known by their names,
-  since a stack of layers gives a vector a second axis.
+  since a stack of layers gives a vector a second axis. The moments are of
+  `moment_dtype`, where it is given, and the step is computed in it; else
+  they are of the parameters' dtype.
+
+  Raises:
+    ValueError: For a moment_dtype that there is not.
   """
-  return optax.adamw(
+  if moment_dtype not in MOMENT_DTYPES:
+    known = ", ".join(filter(None, MOMENT_DTYPES))
+    raise ValueError(
+      f"config.optimizer.moment_dtype is {moment_dtype!r}. Leave it out for "
+      f"the parameters' dtype, or set it to one of {known}."
+    )
+  made = optax.adamw(
     schedule, b1, b2, eps, weight_decay=weight_decay, mask=decayed
+  )
+  return _in_dtype(made, moment_dtype) if moment_dtype else made
+
+
+def _in_dtype(
+  optimizer: optax.GradientTransformation, dtype: str
+) -> optax.GradientTransformation:
+  """The optimizer, as if parameters and gradients were of a dtype."""
+
+  def cast(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+  def update(gradients, state, params=None):
+    return optimizer.update(cast(gradients), state, cast(params))
+
+  return optax.GradientTransformation(
+    lambda params: optimizer.init(cast(params)), update
   )
 
 

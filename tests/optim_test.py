@@ -168,8 +168,29 @@ class OptimTest(parameterized.TestCase):
       step, state = update(jnp.ones(()), state, jnp.zeros(()))
       np.testing.assert_allclose(step, -rate(u), rtol=1e-6)
 
+  @parameterized.parameters("", "float32", "bfloat16")
+  def test_moments_are_of_their_dtype(self, dtype):
+    tx, _ = optim.make(config(moment_dtype=dtype, clip_norm=None), 4)
+    narrow = {"kernel": jnp.full((3,), 0.7, jnp.bfloat16)}
+    gradient = {"kernel": jnp.bfloat16([0.3, -0.01, 2.0])}
+    step, state = tx.update(gradient, tx.init(narrow), narrow)
+    found = {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim}
+    self.assertEqual(found, {jnp.dtype(dtype or "bfloat16")})
+    if dtype == "float32":  # The step of parameters that are wide.
+      wide = jax.tree.map(jnp.float32, (gradient, narrow))
+      plain, _ = optim.make(config(clip_norm=None), 4)
+      want, _ = plain.update(wide[0], plain.init(wide[1]), wide[1])
+      np.testing.assert_array_equal(step["kernel"], want["kernel"])
+    self.assertEqual(
+      optax.apply_updates(narrow, step)["kernel"].dtype, jnp.bfloat16
+    )
+
   @parameterized.parameters(
     ({"name": "adamv"}, "config.optimizer.name is 'adamv'.*adamw"),
+    (
+      {"moment_dtype": "float8"},
+      "config.optimizer.moment_dtype is 'float8'.*float32, bfloat16",
+    ),
     ({"beta1": 0.9}, "config.optimizer.beta1 is unknown"),
     ({"schedule": {"name": "cosin"}}, "config.optimizer.schedule.name"),
     ({"schedule": {"name": "linear", "warm": 1}}, "schedule.warm is unknown"),

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from configs import models
-from r1jax import policy, sharding
+from r1jax import optim, policy, sharding
 from r1jax.models import config as config_lib
 from tests import mesh_gradients, small
 
@@ -89,6 +89,23 @@ class RulesTest(parameterized.TestCase):
     ):
       sharding.param_shardings(mesh(tensor=4), boxed(small.gqa()))
 
+  def test_more_expert_shards_than_experts(self):
+    with self.assertRaisesRegex(
+      ValueError,
+      r"config.mesh.expert is 16, which does not divide .*moe.down axis "
+      "experts of size 8. Choose a divisor",
+    ):
+      sharding.param_shardings(
+        mesh(expert=16), boxed(small.mla(q_lora_rank=16, kv_lora_rank=16))
+      )
+
+  def test_two_mesh_axes_that_do_not_divide(self):
+    with self.assertRaisesRegex(
+      ValueError,
+      r"config.mesh.fsdp \* config.mesh.expert is 6, which does not divide ",
+    ):
+      sharding.param_shardings(mesh(fsdp=2, expert=3), boxed(small.gqa()))
+
 
 class MeshTest(parameterized.TestCase):
   def test_sizes_must_multiply_to_the_devices(self):
@@ -108,7 +125,13 @@ class MeshTest(parameterized.TestCase):
   def test_moments_lie_where_parameters_do(self):
     params, _ = nn.unbox(boxed(small.gqa()))
     places, _ = sharding.param_shardings(mesh(fsdp=2), boxed(small.gqa()))
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1.0))
+    for dtype in optim.MOMENT_DTYPES:
+      optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optim.adamw(1.0, moment_dtype=dtype)
+      )
+      self._check_moments(optimizer, params, places)
+
+  def _check_moments(self, optimizer, params, places):
     state = sharding.optimizer_shardings(optimizer, params, places)
     adam = state[1][0]
     for moments in (adam.mu, adam.nu):
