@@ -107,8 +107,8 @@ MUTANTS = [
   Mutant(
     "the trainer scores at another temperature than the sampler",
     "r1jax/policy.py",
-    "logits_BXV = head(hidden_BXD) / temperature",
-    "logits_BXV = head(hidden_BXD)",
+    "logits_BXV = project(hidden_BXD) / temperature",
+    "logits_BXV = project(hidden_BXD)",
     "tests/policy_test.py::LogprobsTest::"
     "test_shifted_log_softmax_at_the_temperature",
   ),
