@@ -19,7 +19,7 @@ temperature 1 the base is right 22 % of the time (64 items; the first round of
 a run: 20 %).
 
 Hardware: two CPU cores, within 90 minutes. Time and result: EXPERIMENTS.md,
-"A real model learns: its first 40 rounds".
+"A real model learns: its first 40 rounds", and the entry above it.
 """
 
 from ml_collections import ConfigDict
