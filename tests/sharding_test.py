@@ -159,6 +159,7 @@ def gradients(which):
   return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 class GradientTest(parameterized.TestCase):
   # Rounding of float32 sums in another order; a sequence lost or counted
   # twice moves the gradient by a thirtieth.
@@ -179,7 +180,6 @@ class GradientTest(parameterized.TestCase):
   @parameterized.parameters(
     *itertools.product(mesh_gradients.CONFIGS, mesh_gradients.MESHES)
   )
-  @pytest.mark.slow
   def test_every_mesh_gives_the_gradient_of_one_device(self, kind, case):
     self._check(kind, f"{kind}, {case}")
 
