@@ -7,12 +7,15 @@ import rich.table
 
 from r1jax import plan
 
+_FILE_WIDTH = 160
 _GROUPS = ("weights", "decode weights", "moments", "reference", "gradients")
 
 
 def show(made: dict[str, Any]) -> None:
   """Prints a plan: what it is of, memory, work, then what stands out."""
   console = rich.console.Console()
+  if not console.is_terminal:  # A file is not cut off where a screen ends.
+    console = rich.console.Console(width=_FILE_WIDTH)
   mesh = " x ".join(f"{k} {v}" for k, v in made["mesh"].items())
   console.print(
     f"{made['name']} on {made['target']}: {made['devices']} devices, mesh "
@@ -47,15 +50,19 @@ def show(made: dict[str, Any]) -> None:
   secs = plan.round_secs(made)
   if secs and any(secs):
     console.print(
-      f"A round at full length, an estimate: {secs[0]:,.0f} s (all hidden "
-      f"behind the slowest) to {secs[1]:,.0f} s (nothing hidden)."
+      f"A round at full length, an estimate: {_digits(secs[0])} s (all hidden "
+      f"behind the slowest) to {_digits(secs[1])} s (nothing hidden)."
     )
 
 
 def gb(size: float) -> str:
   """Bytes as 1e9, three digits."""
   value = size / 1e9
-  return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+  return f"{value:.1f}" if abs(value) >= 10 else _digits(value)
+
+
+def _digits(value: float) -> str:
+  return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _table(title: str, *headings: str) -> rich.table.Table:
