@@ -19,12 +19,14 @@ from r1jax.models import dispatch, layout, moe
 B, T, D, F, E, P = 8, 24, 8, 16, 8, 2
 # By case: the form, and data, fsdp, expert, tensor.
 QUICK = {"fsdp 2 x expert 4": ("scanned", (1, 2, 4, 1))}
+PARTS = 5  # Of the case so called; they do not divide its tokens.
 MESHES = QUICK | {
   "expert 8": ("scanned", (1, 1, 8, 1)),
   "data 2 x expert 2 x tensor 2": ("scanned", (2, 1, 2, 2)),
   "ragged": ("ragged", (1, 2, 2, 2)),
   "dense": ("dense", (1, 2, 4, 1)),
   "no expert axis": ("scanned", (2, 4, 1, 1)),
+  "in parts": ("scanned", (1, 2, 4, 1)),
 }
 
 
@@ -106,6 +108,10 @@ def main(which):
     def run(*args, where=where):
       return dispatch.experts(where, where.experts, *args)
 
+    copies = B * T * P // where.size(*layout.BATCH_AXES)
+    in_parts = mesh_case == "in parts"
+    dispatch.MOST_COPIES = -(-copies // PARTS) if in_parts else copies
+    assert dispatch.parts(copies // P, P) == (PARTS if in_parts else 1)
     program = with_gradients(run)
     for case, experts_BTP in routings().items():
       got = jax.device_get(program(experts_BTP, *arguments))

@@ -30,8 +30,8 @@ from r1jax.models.layout import BATCH_AXES, Layout
 
 # Copies a pass has room for, over those of an even routing.
 CAPACITY = 1.25
-# And at most so many from a device, which bounds what a pass keeps: rows of
-# 33,792 tokens would have DeepSeek-V3 keep 50 GB of copies at once.
+# Tokens of more copies go in parts: of a row of 33,792 tokens DeepSeek-V3 would
+# keep 50 GB at once.
 MOST_COPIES = 1 << 16
 _ROUND = 16  # Rows of a tile.
 
@@ -146,37 +146,60 @@ def _on_mesh(layout, run, in_specs, out_specs):
 
 def _forward(layout, form, x_BTD, experts_BTP, gates_BTP, *kernels):
   """One device's part of `experts`."""
-  x_XD, gates_XP, trips = _tokens(
-    layout, len(kernels[0]), x_BTD, experts_BTP, gates_BTP
-  )
   gate_EDF, up_EDF, down_EFD = (_gathered(layout, k) for k in kernels)
 
-  def one_pass(state):
-    index, y_XD = state
-    got, back = _send(layout, trips, index, len(gate_EDF), x_XD, gates_XP)
-    inner_ZF = _inner(
-      form.product(got.rows_Z, gate_EDF, got.sizes_E),
-      form.product(got.rows_Z, up_EDF, got.sizes_E),
-      got.gates_Z,
-    )
-    out_ZD = form.product(inner_ZF, down_EFD, got.sizes_E)
-    out_ND = back(jnp.where(got.real_Z1, out_ZD, 0))
-    return index + 1, y_XD + _combined(trips, index, out_ND)
+  def one_part(none, tokens):
+    x_XD, experts_XP, gates_XP = tokens
+    trips = _trips(layout, len(gate_EDF), experts_XP)
 
-  y_XD = jnp.zeros(x_XD.shape, jnp.float32)
-  y_XD = _repeat(trips, one_pass, y_XD)
-  y_XD = _summed(layout, y_XD.astype(x_XD.dtype), "tensor")
-  return y_XD.reshape(x_BTD.shape)
+    def one_pass(state):
+      index, y_XD = state
+      got, back = _send(layout, trips, index, len(gate_EDF), x_XD, gates_XP)
+      inner_ZF = _inner(
+        form.product(got.rows_Z, gate_EDF, got.sizes_E),
+        form.product(got.rows_Z, up_EDF, got.sizes_E),
+        got.gates_Z,
+      )
+      out_ZD = form.product(inner_ZF, down_EFD, got.sizes_E)
+      out_ND = back(jnp.where(got.real_Z1, out_ZD, 0))
+      return index + 1, y_XD + _combined(trips, index, out_ND)
+
+    y_XD = _repeat(trips, one_pass, jnp.zeros(x_XD.shape, jnp.float32))
+    return none, y_XD.astype(x_XD.dtype)
+
+  tokens = (x_BTD, experts_BTP, gates_BTP)
+  _, y_XD = _in_parts(one_part, None, tokens)
+  return _summed(layout, y_XD, "tensor").reshape(x_BTD.shape)
 
 
 def _backward(layout, form, x_BTD, experts_BTP, gates_BTP, *rest):
   """One device's part of the gradient."""
   *kernels, dy_BTD = rest
-  x_XD, gates_XP, trips = _tokens(
-    layout, len(kernels[0]), x_BTD, experts_BTP, gates_BTP
+  whole = [_gathered(layout, kernel) for kernel in kernels]
+
+  def one_part(dkernels, tokens):
+    return _part_backward(layout, form, whole, dkernels, *tokens)
+
+  zeros = [jnp.zeros(kernel.shape, jnp.float32) for kernel in whole]
+  tokens = (x_BTD, experts_BTP, gates_BTP, dy_BTD)
+  dkernels, (dx_XD, dgates_XP) = _in_parts(one_part, zeros, tokens)
+  return (
+    _summed(layout, dx_XD, "tensor").reshape(x_BTD.shape),
+    _summed(layout, dgates_XP, "tensor").reshape(gates_BTP.shape),
+    *(
+      _scattered(layout, dkernel.astype(kernel.dtype))
+      for dkernel, kernel in zip(dkernels, kernels)
+    ),
   )
-  gate_EDF, up_EDF, down_EFD = (_gathered(layout, k) for k in kernels)
-  both_XD = jnp.concatenate([x_XD, dy_BTD.reshape(x_XD.shape)], axis=1)
+
+
+def _part_backward(
+  layout, form, kernels, dkernels, x_XD, experts_XP, gates_XP, dy_XD
+):
+  """(the kernels' gradients with the part's added, (those of x, gates))."""
+  gate_EDF, up_EDF, down_EFD = kernels
+  trips = _trips(layout, len(gate_EDF), experts_XP)
+  both_XD = jnp.concatenate([x_XD, dy_XD], axis=1)
 
   def one_pass(state):
     index, (dx_XD, dgates_XP, dkernels) = state
@@ -190,11 +213,8 @@ def _backward(layout, form, x_BTD, experts_BTP, gates_BTP, *rest):
       got.gates_Z,
     )
     da_ZF, db_ZF, dgates_Z = pull(form.transposed(dy_ZD, down_EFD, sizes_E))
-    new = (
-      form.outer(x_ZD, da_ZF, sizes_E),
-      form.outer(x_ZD, db_ZF, sizes_E),
-      form.outer(inner_ZF, dy_ZD, sizes_E),
-    )
+    pairs = (x_ZD, da_ZF), (x_ZD, db_ZF), (inner_ZF, dy_ZD)
+    new = [form.outer(*pair, sizes_E) for pair in pairs]
     dx_ZD = form.transposed(da_ZF, gate_EDF, sizes_E)
     dx_ZD += form.transposed(db_ZF, up_EDF, sizes_E)
     dx_ND = back(jnp.where(got.real_Z1, dx_ZD, 0))
@@ -205,19 +225,30 @@ def _backward(layout, form, x_BTD, experts_BTP, gates_BTP, *rest):
       jax.tree.map(jnp.add, dkernels, new),
     )
 
-  zeros = (
-    jnp.zeros(x_XD.shape, jnp.float32),
-    jnp.zeros(gates_XP.shape, gates_XP.dtype),
-    jax.tree.map(jnp.zeros_like, (gate_EDF, up_EDF, down_EFD)),
-  )
-  dx_XD, dgates_XP, dkernels = _repeat(trips, one_pass, zeros)
-  dx_XD = _summed(layout, dx_XD.astype(x_XD.dtype), "tensor")
-  dgates_XP = _summed(layout, dgates_XP, "tensor")
-  return (
-    dx_XD.reshape(x_BTD.shape),
-    dgates_XP.reshape(gates_BTP.shape),
-    *(_scattered(layout, dkernel) for dkernel in dkernels),
-  )
+  zeros = jnp.zeros(x_XD.shape, jnp.float32), jnp.zeros_like(gates_XP)
+  dx_XD, dgates_XP, dkernels = _repeat(trips, one_pass, (*zeros, dkernels))
+  return dkernels, (dx_XD.astype(x_XD.dtype), dgates_XP)
+
+
+def _in_parts(one_part, start, values):
+  """(last carry, results_X) of a scan over the tokens, in parts.
+
+  `one_part` is (carry, values_X) -> (carry, results_X); of the tokens' values,
+  _BT, the second are their experts. Tokens of zeros fill the last part.
+  """
+  values = [a.reshape(-1, a.shape[-1]) for a in values]
+  X, n = len(values[0]), parts(*values[1].shape)
+  if n == 1:
+    return one_part(start, values)
+  filled = [jnp.pad(a, ((0, -X % n), (0, 0))) for a in values]
+  split = [a.reshape(n, -1, a.shape[-1]) for a in filled]
+  carry, results = jax.lax.scan(one_part, start, split)
+  return carry, jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[:X], results)
+
+
+def parts(X: int, P: int) -> int:
+  """In how many parts X tokens of P copies each are sent."""
+  return max(1, -(-X * P // MOST_COPIES))
 
 
 def _inner(a_ZF, b_ZF, gates_Z):
@@ -234,14 +265,6 @@ def _repeat(trips, one_pass, start):
   return out
 
 
-def _tokens(layout, E, x_BTD, experts_BTP, gates_BTP):
-  """Tokens and gates of all rows, and where they go; a device has E."""
-  *_, D = x_BTD.shape
-  *_, P = experts_BTP.shape
-  trips = _trips(layout, E, experts_BTP.reshape(-1, P))
-  return x_BTD.reshape(-1, D), gates_BTP.reshape(-1, P), trips
-
-
 def room(layout: Layout, E: int, X: int, P: int) -> int:
   """Copies from a device to another in one pass, a multiple of a tile.
 
@@ -254,8 +277,7 @@ def room(layout: Layout, E: int, X: int, P: int) -> int:
   most = X * min(P, E)
   N = layout.size(*layout.mesh_axes("experts"))
   even = math.ceil(CAPACITY * X * P / N)
-  bound = max(1, MOST_COPIES // N)
-  return -(-min(most, even, bound) // _ROUND) * _ROUND
+  return -(-min(most, even) // _ROUND) * _ROUND
 
 
 def _trips(layout: Layout, E: int, experts_XP: jax.Array) -> _Trips:
@@ -364,9 +386,8 @@ def _gathered(layout, kernel_EIO):
   """A kernel's parts along fsdp, together."""
   if "fsdp" not in layout.mesh_axes("expert_embed"):
     return kernel_EIO
-  kernel_IEO = jax.lax.all_gather(
-    kernel_EIO.swapaxes(0, 1), "fsdp", axis=0, tiled=True
-  )
+  kernel_IEO = kernel_EIO.swapaxes(0, 1)
+  kernel_IEO = jax.lax.all_gather(kernel_IEO, "fsdp", axis=0, tiled=True)
   return kernel_IEO.swapaxes(0, 1)
 
 

@@ -129,8 +129,6 @@ class SingleTest(parameterized.TestCase):
     (4, 2, 32, 8, 64),
     (4, 64, 320, 8, 800),
     (2, 8, 1, 2, 16),
-    # DeepSeek-V3's longest row: 65,536 copies a device, in several passes.
-    (32, 8, 33792, 8, 2048),
   )
   def test_room(self, N, E, X, P, want):
     class Sizes:
@@ -141,6 +139,16 @@ class SingleTest(parameterized.TestCase):
         return {"expert": N}[axis]
 
     self.assertEqual(dispatch.room(Sizes(), E, X, P), want)
+
+  @parameterized.parameters(
+    (8192, 8, 1),
+    (8193, 8, 2),
+    (33792, 8, 5),  # DeepSeek-V3's longest row.
+    (1, 8, 1),
+  )
+  def test_parts(self, X, P, want):
+    self.assertEqual(dispatch.MOST_COPIES, 1 << 16)
+    self.assertEqual(dispatch.parts(X, P), want)
 
   def test_rows_that_do_not_divide(self):
     class Sizes:
