@@ -1,9 +1,10 @@
 """Tensors of Hugging Face folders, read into sharded device arrays."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
-import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -144,9 +145,9 @@ def _fill(source, plan, leaves, path) -> dict[str, jax.Array]:
     logging.warning("%s differs from %s and is left out.", name, other)
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     writers = _writers(pool, plan, leaves)
-    filled = _empty(writers, leaves)
     leaf_of = {name: leaves[plan[name][0].ours] for name in names}
     alike = {n for n in names if source.dtype(n) == leaf_of[n].dtype}
+    filled = _empty(writers, leaves)
     for name, value in _read_ahead(source, names, alike):
       rule, index = plan[name]
       leaf = leaves[rule.ours]
@@ -168,16 +169,27 @@ def _equal(source, name, other):
 def _read_ahead(source, names, ahead) -> Iterator[tuple[str, np.ndarray]]:
   """Each name with its tensor.
 
-  Those of `ahead` are read while the one before is worked on. The others
-  are cast, for which the host needs the room.
+  Those of `ahead` are read while others are worked on, as many as take no
+  more room than the largest does. The rest are cast, for which the host
+  needs the room.
   """
+  sizes = {name: math.prod(source.shape(name)) for name in names}
+  room = max(sizes.values(), default=0)
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     futures: dict[str, concurrent.futures.Future] = {}
-    for name, following in itertools.zip_longest(names, names[1:]):
-      future = futures.pop(name, None)
-      value = future.result() if future else source.read(name)
-      del future
-      if following in ahead:
+    waiting, used = collections.deque(names), 0
+    for name in names:
+      if name not in futures:
+        waiting.popleft()
+      value = futures.pop(name).result() if name in futures else None
+      used -= sizes[name] if value is not None else 0
+      if value is None:
+        value = source.read(name)
+      while waiting and waiting[0] in ahead:
+        if used + sizes[waiting[0]] > room:
+          break
+        following = waiting.popleft()
+        used += sizes[following]
         futures[following] = pool.submit(source.read, following)
       yield name, value
 
@@ -218,16 +230,20 @@ def _put(value, sharding):
 def _writers(pool, plan, leaves) -> dict[str, concurrent.futures.Future]:
   """By stacked leaf, the compiled program that writes into it."""
   found: dict[str, concurrent.futures.Future] = {}
+  made: dict[Any, concurrent.futures.Future] = {}  # Leaves alike share one.
   for rule, index in plan.values():
     if not index or rule.ours in found:
       continue
     leaf = leaves[rule.ours]
-    whole = _abstract(leaf.shape, leaf.dtype, _sharding(leaf))
-    inner = inner_sharding(leaf, len(index))
-    value = _abstract(leaf.shape[len(index) :], leaf.dtype, inner)
-    at = jax.ShapeDtypeStruct((len(index),), np.int32)
-    lowered = writer(_sharding(leaf)).lower(whole, value, at)
-    found[rule.ours] = pool.submit(lowered.compile)
+    kind = (leaf.shape, leaf.dtype, _sharding(leaf), len(index))
+    if kind not in made:
+      whole = _abstract(leaf.shape, leaf.dtype, _sharding(leaf))
+      inner = inner_sharding(leaf, len(index))
+      value = _abstract(leaf.shape[len(index) :], leaf.dtype, inner)
+      at = jax.ShapeDtypeStruct((len(index),), np.int32)
+      lowered = writer(_sharding(leaf)).lower(whole, value, at)
+      made[kind] = pool.submit(lowered.compile)
+    found[rule.ours] = made[kind]
   return found
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from r1jax.models import families, fp8
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _ALIGNMENT = 64  # Of a buffer that a CPU device takes over as it is.
-_CAN_ASK = hasattr(os, "posix_fadvise")  # Not on macOS.
+_HEADER_BYTES = 1 << 16  # Of a file; most headers are shorter.
+_ASK_BYTES = 1 << 27  # The disk is so far ahead of what is read.
 
 DTYPES = {
   "F64": np.float64,
@@ -52,6 +54,10 @@ class _Place(NamedTuple):
   dtype: np.dtype
   shape: tuple[int, ...]
 
+  @property
+  def bytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
 
 class Safetensors:
   """The tensors of safetensors files, each read from where it lies.
@@ -68,9 +74,12 @@ class Safetensors:
     """
     self._places: dict[str, _Place] = {}
     for file in files:
+      _ask(file, 0, _HEADER_BYTES)
+    for file in files:
       self._places |= _places(file)
-    self._next = dict(itertools.pairwise(files))
-    self._asked: set[pathlib.Path] = set()
+    ends = itertools.accumulate(p.bytes for p in self._places.values())
+    self._ends = dict(zip(self._places, ends))
+    self._unasked = list(reversed(self._places))
 
   def names(self) -> list[str]:
     """Names, in the order of files and of bytes."""
@@ -91,10 +100,10 @@ class Safetensors:
   def read(self, name: str) -> np.ndarray:
     """The tensor."""
     place = self._places[name]
-    count = int(np.prod(place.shape)) * place.dtype.itemsize
+    count = place.bytes
     data = _aligned(count)
     with open(place.file, "rb", buffering=0) as file:
-      self._ask_for(place.file)
+      self._ask_ahead(name)
       file.seek(place.offset)
       got, view = 0, memoryview(data)
       while got < count and (more := file.readinto(view[got:])):
@@ -105,14 +114,23 @@ class Safetensors:
       )
     return data.view(place.dtype).reshape(place.shape)
 
-  def _ask_for(self, file: pathlib.Path) -> None:
-    """Lets the disk fetch a file and the one after it, once."""
-    for each in (file, self._next.get(file)):
-      if each is None or each in self._asked or not _CAN_ASK:
-        continue
-      self._asked.add(each)
-      with open(each, "rb") as opened:
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+  def _ask_ahead(self, name: str) -> None:
+    """Lets the disk fetch what comes after a tensor."""
+    end = self._ends[name] + _ASK_BYTES
+    while self._unasked:
+      place = self._places[self._unasked[-1]]
+      if self._ends[self._unasked[-1]] - place.bytes > end:
+        break
+      self._unasked.pop()
+      _ask(place.file, place.offset, place.bytes)
+
+
+def _ask(file: pathlib.Path, offset: int, count: int) -> None:
+  """Lets the disk fetch a part of a file, where the system can be asked."""
+  if hasattr(os, "posix_fadvise"):  # Not on macOS.
+    with open(file, "rb") as opened:
+      where = opened.fileno(), offset, count
+      os.posix_fadvise(*where, os.POSIX_FADV_WILLNEED)
 
 
 def _aligned(count: int) -> np.ndarray:
@@ -143,7 +161,7 @@ def _places(file: pathlib.Path) -> dict[str, _Place]:
   offset = file.stat().st_size
   for name in reversed(found):
     place = found[name]
-    offset -= int(np.prod(place.shape)) * place.dtype.itemsize
+    offset -= place.bytes
     found[name] = place._replace(offset=offset)
   return found
 
