@@ -1,10 +1,4 @@
-import functools
 import itertools
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -16,9 +10,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from configs import models
 from r1jax import optim, policy, sharding
 from r1jax.models import config as config_lib
-from tests import mesh_gradients, small
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import apart, mesh_gradients, small
 
 
 def mesh(data=1, fsdp=1, expert=1, tensor=1):
@@ -139,24 +131,9 @@ class MeshTest(parameterized.TestCase):
     self.assertEqual(adam.count.spec, PartitionSpec())
 
 
-@functools.lru_cache
 def gradients(which):
   """What mesh_gradients prints."""
-  flags = (
-    "--xla_force_host_platform_device_count=8 "
-    "--xla_backend_optimization_level=0"  # Compiles in half the time.
-  )
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.mesh_gradients", which],
-    cwd=ROOT,
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-    capture_output=True,
-    text=True,
-    timeout=1200,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return apart.result("tests.mesh_gradients", which, flags=apart.EIGHT_DEVICES)
 
 
 @pytest.mark.slow

@@ -1,11 +1,5 @@
-import functools
 import importlib.util
 import itertools
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,30 +8,14 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from r1jax.models import dispatch, layout
-from tests import dispatch_cases, dispatch_compiled
+from tests import apart, dispatch_cases, dispatch_compiled
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ROUTINGS = tuple(dispatch_cases.routings())
 
 
-@functools.lru_cache
 def cases(which):
   """What dispatch_cases prints."""
-  flags = (
-    "--xla_force_host_platform_device_count=8 "
-    "--xla_backend_optimization_level=0"
-  )
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.dispatch_cases", which],
-    cwd=ROOT,
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-    capture_output=True,
-    text=True,
-    timeout=1200,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return apart.result("tests.dispatch_cases", which, flags=apart.EIGHT_DEVICES)
 
 
 class MeshTest(parameterized.TestCase):
@@ -62,20 +40,9 @@ class MeshTest(parameterized.TestCase):
     self._check("MESHES", mesh, routing)
 
 
-@functools.lru_cache
 def on(target):
   """What dispatch_compiled prints."""
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.dispatch_compiled", target],
-    cwd=ROOT,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    timeout=600,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return apart.result("tests.dispatch_compiled", target)
 
 
 class CompiledTest(parameterized.TestCase):

@@ -1,12 +1,5 @@
 """The sampler on a mesh: where slots lie, and that they sample the same."""
 
-import functools
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +9,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from r1jax.models import layout as layout_lib
 from r1jax.sampling import decode, engine, logits
-from tests import mesh_samples, small
+from tests import apart, mesh_samples, small
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SETTINGS = decode.Settings(1.0, 0, 1.0, 3, 4, 0, 0)
 
 
@@ -75,24 +67,9 @@ class TieTest(absltest.TestCase):
       self.assertAlmostEqual(got, want, places=6)
 
 
-@functools.lru_cache
 def samples():
   """What mesh_samples prints."""
-  flags = (
-    "--xla_force_host_platform_device_count=8 "
-    "--xla_backend_optimization_level=0"  # Compiles in half the time.
-  )
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.mesh_samples"],
-    cwd=ROOT,
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-    capture_output=True,
-    text=True,
-    timeout=900,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr[-3000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return apart.result("tests.mesh_samples", flags=apart.EIGHT_DEVICES)
 
 
 @pytest.mark.slow
