@@ -179,12 +179,11 @@ def _read_ahead(source, names, ahead) -> Iterator[tuple[str, np.ndarray]]:
     futures: dict[str, concurrent.futures.Future] = {}
     waiting, used = collections.deque(names), 0
     for name in names:
-      if name not in futures:
-        waiting.popleft()
-      value = futures.pop(name).result() if name in futures else None
-      used -= sizes[name] if value is not None else 0
-      if value is None:
-        value = source.read(name)
+      if name in futures:
+        value = futures.pop(name).result()
+        used -= sizes[name]
+      else:
+        value = source.read(waiting.popleft())
       while waiting and waiting[0] in ahead:
         if used + sizes[waiting[0]] > room:
           break
@@ -192,6 +191,7 @@ def _read_ahead(source, names, ahead) -> Iterator[tuple[str, np.ndarray]]:
         used += sizes[following]
         futures[following] = pool.submit(source.read, following)
       yield name, value
+      del value  # Before the next is read.
 
 
 def _sharding(leaf):

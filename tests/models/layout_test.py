@@ -77,10 +77,9 @@ class LayoutTest(parameterized.TestCase):
     self.assertIs(layout.SINGLE.constrain(x_B, "batch"), x_B)
 
   def test_layouts_are_hashable(self):
-    one = sharding.make_mesh(
-      dict(data=1, fsdp=jax.device_count(), expert=1, tensor=1)
-    )
-    hash(layout.Layout(one))
+    sizes = dict(data=1, fsdp=jax.device_count(), expert=1, tensor=1)
+    one, same = (layout.Layout(sharding.make_mesh(sizes)) for _ in range(2))
+    self.assertLen({one, same, layout.SINGLE}, 2)
 
 
 if __name__ == "__main__":
